@@ -1,0 +1,1 @@
+"""Tandem's engine: a library that knows tensors and no HTTP."""

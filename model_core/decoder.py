@@ -1,0 +1,343 @@
+"""The one lean decoder stack: a single step for all running hypotheses.
+
+What differs between families is data (see `model_core.families`), not code.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model_core.cache import PositionBias
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`x @ weight.T + bias`; weight `[out, in]`."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in] -> [rows, out], in the weight's dtype."""
+        # T5 keeps some weights in float32 in a half-precision model.
+        return functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+    @classmethod
+    def fuse(cls, parts: Sequence["Linear"]) -> "Linear":
+        """One product that gives the outputs of all parts side by side."""
+        weight = torch.cat([part.weight for part in parts])
+        biases = [part.bias for part in parts if part.bias is not None]
+        if not biases:
+            return cls(weight)
+        if len(biases) != len(parts):
+            raise ValueError("either all fused parts have a bias or none")
+        return cls(weight, torch.cat(biases))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Layer normalisation over the last dimension."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, hidden] -> [rows, hidden]."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm:
+    """Root-mean-square normalisation as T5 does it: statistics in float32, no mean, no bias."""
+
+    weight: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, hidden] -> [rows, hidden], in the weight's dtype if that is half precision."""
+        variance = x.float().pow(2).mean(-1, keepdim=True)
+        normalised = x * torch.rsqrt(variance + self.eps)
+        if self.weight.dtype in (torch.float16, torch.bfloat16):
+            normalised = normalised.to(self.weight.dtype)
+        return self.weight * normalised
+
+
+Norm = LayerNorm | RMSNorm
+Activation = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Absolute positions, learned or sinusoidal.
+
+    Attributes:
+        table: [num_positions, hidden].
+        offset: Row of position 0.
+        pad_token_id: Where set, this token, generated inside a target, takes row `pad_row`
+            instead of its own (M2M100, RoBERTa).
+        pad_row: See `pad_token_id`.
+    """
+
+    table: Tensor
+    offset: int = 0
+    pad_token_id: int | None = None
+    pad_row: int = 0
+
+    def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """Position embeddings of `token_ids` at `positions`, both [rows]: [rows, hidden]."""
+        rows = positions + self.offset
+        if self.pad_token_id is not None:
+            rows = rows.masked_fill(token_ids == self.pad_token_id, self.pad_row)
+        return functional.embedding(rows, self.table)
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Target tokens and their positions -> first hidden states.
+
+    Attributes:
+        tokens: [vocab, hidden].
+        scale: Factor on the token embeddings.
+        positions: Absolute positions, if the decoder has them.
+        token_type: [hidden], added to every token (BERT's first token type).
+        norm: Applied to the sum, if the decoder does so.
+    """
+
+    tokens: Tensor
+    scale: float = 1.0
+    positions: Positions | None = None
+    token_type: Tensor | None = None
+    norm: Norm | None = None
+
+    def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """[rows], [rows] -> [rows, hidden]."""
+        hidden = functional.embedding(token_ids, self.tokens)
+        if self.scale != 1.0:
+            hidden = hidden * self.scale
+        if self.token_type is not None:
+            hidden = hidden + self.token_type
+        if self.positions is not None:
+            hidden = hidden + self.positions(token_ids, positions)
+        return hidden if self.norm is None else self.norm(hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfAttention:
+    """Projections of one self-attention block.
+
+    Attributes:
+        query_key_value: The three projections fused.
+        output: Projection of the context.
+        norm: Before the block, or after its residual (`Decoder.norm_first`).
+    """
+
+    query_key_value: Linear
+    output: Linear
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class CrossAttention:
+    """Projections of one cross-attention block; `key` and `value` run once per source."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` where there is a gate."""
+
+    up: Linear
+    down: Linear
+    activation: Activation
+    norm: Norm
+    gate: Linear | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, hidden] -> [rows, hidden]."""
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """One layer: self-attention, cross-attention, feed-forward."""
+
+    self_attention: SelfAttention
+    cross_attention: CrossAttention
+    feed_forward: FeedForward
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Last hidden states -> logits.
+
+    Attributes:
+        output: [vocab, hidden] projection.
+        transform: BERT's dense layer before it, if any.
+        scale: Factor on the hidden states before the projection.
+        bias: [vocab], added to the logits (BART's `final_logits_bias`).
+    """
+
+    output: Linear
+    transform: Callable[[Tensor], Tensor] | None = None
+    scale: float = 1.0
+    bias: Tensor | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """[rows, hidden] -> [rows, vocab]."""
+        if self.transform is not None:
+            hidden = self.transform(hidden)
+        if self.scale != 1.0:
+            hidden = hidden * self.scale
+        logits = self.output(hidden)
+        return logits if self.bias is None else logits + self.bias
+
+
+class AttentionContext(Protocol):
+    """The caches of a group of rows, as one step sees them."""
+
+    @property
+    def num_rows(self) -> int:
+        """Hypotheses of the group."""
+
+    def self_attention(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Store key and value, attend; all `[num_rows, num_heads, head_dim]` -> `[num_rows, -1]`."""
+
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
+        """Attend to the sources; `[num_rows, num_heads, head_dim]` -> `[num_rows, -1]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """A decoder of any family.
+
+    Attributes:
+        embeddings: Tokens and positions -> hidden states.
+        layers: The stack.
+        head: Hidden states -> logits.
+        num_heads: Attention heads, in self- and cross-attention.
+        head_dim: Width of one head.
+        attention_scale: Factor on the queries.
+        norm_first: Norms stand before their blocks (pre-norm), not after the residual.
+        final_norm: After the last layer, if there is one.
+        position_bias: Relative-position bias of the self-attention, shared by all layers.
+        max_positions: Longest target with the decoder start token, None where unlimited.
+    """
+
+    embeddings: Embeddings
+    layers: tuple[DecoderLayer, ...]
+    head: Head
+    num_heads: int
+    head_dim: int
+    attention_scale: float
+    norm_first: bool
+    final_norm: Norm | None = None
+    position_bias: PositionBias | None = None
+    max_positions: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the caches hold."""
+        return self.layers[0].self_attention.query_key_value.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embeddings.tokens.device
+
+    def project_source(self, encoder_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-attention keys and values of one source in all layers.
+
+        Args:
+            encoder_outputs: [source_len, hidden].
+
+        Returns:
+            Keys and values, each [num_layers, num_heads, source_len, head_dim].
+        """
+        keys = torch.stack([layer.cross_attention.key(encoder_outputs) for layer in self.layers])
+        values = torch.stack(
+            [layer.cross_attention.value(encoder_outputs) for layer in self.layers]
+        )
+        split = (len(self.layers), encoder_outputs.shape[0], self.num_heads, self.head_dim)
+        return keys.view(split).transpose(1, 2), values.view(split).transpose(1, 2)
+
+    def step(
+        self, token_ids: Tensor, positions: Tensor, contexts: Sequence[AttentionContext]
+    ) -> Tensor:
+        """Logits of the next token of every row.
+
+        Linear layers run over the rows of all contexts at once, attention context by context.
+
+        Args:
+            token_ids: [rows], the last token of each hypothesis.
+            positions: [rows], its position in the target.
+            contexts: Caches of consecutive runs of rows, in order.
+
+        Returns:
+            [rows, vocab].
+        """
+        hidden = self.embeddings(token_ids, positions)
+        for index, layer in enumerate(self.layers):
+            own, cross, feed_forward = layer.self_attention, layer.cross_attention, layer.feed_forward
+            hidden = self._residual(
+                hidden, own.norm, partial(self._self_attend, own, index, contexts)
+            )
+            hidden = self._residual(
+                hidden, cross.norm, partial(self._cross_attend, cross, index, contexts)
+            )
+            hidden = self._residual(hidden, feed_forward.norm, feed_forward)
+        if self.final_norm is not None:
+            hidden = self.final_norm(hidden)
+        return self.head(hidden)
+
+    def _residual(self, hidden: Tensor, norm: Norm, block: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.norm_first:
+            return hidden + block(norm(hidden))
+        return norm(hidden + block(hidden))
+
+    def _self_attend(
+        self,
+        attention: SelfAttention,
+        index: int,
+        contexts: Sequence[AttentionContext],
+        hidden: Tensor,
+    ) -> Tensor:
+        projected = attention.query_key_value(hidden).view(-1, 3, self.num_heads, self.head_dim)
+        attended = [
+            context.self_attention(
+                index, rows[:, 0] * self.attention_scale, key=rows[:, 1], value=rows[:, 2]
+            )
+            for context, rows in zip(contexts, _split(projected, contexts), strict=True)
+        ]
+        return attention.output(torch.cat(attended))
+
+    def _cross_attend(
+        self,
+        attention: CrossAttention,
+        index: int,
+        contexts: Sequence[AttentionContext],
+        hidden: Tensor,
+    ) -> Tensor:
+        query = attention.query(hidden) * self.attention_scale
+        query = query.view(-1, self.num_heads, self.head_dim)
+        attended = [
+            context.cross_attention(index, rows)
+            for context, rows in zip(contexts, _split(query, contexts), strict=True)
+        ]
+        return attention.output(torch.cat(attended))
+
+
+def _split(rows: Tensor, contexts: Sequence[AttentionContext]) -> Sequence[Tensor]:
+    return rows.split([context.num_rows for context in contexts])

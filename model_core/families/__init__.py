@@ -1,0 +1,32 @@
+"""Decoder families: each maps the weights of Hugging Face modules onto `model_core.decoder`."""
+
+from collections.abc import Callable
+
+from transformers import PreTrainedModel
+
+from model_core.decoder import Decoder
+from model_core.families.bart import build_bart_decoder
+from model_core.families.bert import build_bert_decoder
+from model_core.families.t5 import build_t5_decoder
+
+Builder = Callable[[PreTrainedModel], Decoder]
+
+_FAMILIES: dict[str, tuple[str, Builder]] = {
+    "bart": ("bart", build_bart_decoder),
+    "mbart": ("bart", build_bart_decoder),
+    "marian": ("bart", build_bart_decoder),
+    "m2m_100": ("bart", build_bart_decoder),
+    "pegasus": ("bart", build_bart_decoder),
+    "t5": ("t5", build_t5_decoder),
+    "mt5": ("t5", build_t5_decoder),
+    "encoder-decoder/bert": ("bert", build_bert_decoder),
+    "encoder-decoder/bert-generation": ("bert", build_bert_decoder),
+}
+
+
+def find_family(model: PreTrainedModel) -> tuple[str, Builder] | None:
+    """Name and builder of the family of a model, None where no family fits."""
+    model_type = model.config.model_type
+    if model_type == "encoder-decoder":
+        model_type = f"encoder-decoder/{model.config.decoder.model_type}"
+    return _FAMILIES.get(model_type)

@@ -1,0 +1,131 @@
+"""Slots: requests with the same `num_beams` and a similar source length, side by side.
+
+Attention runs group by group on narrow views, so that a short sentence never pays for a long
+article. Slots in use are always the first ones: when a request ends, the last slot moves into
+the hole.
+"""
+
+import torch
+from torch import Tensor
+
+from model_core.attention import attend
+from model_core.cache import (
+    CacheLayout,
+    CrossAttentionCache,
+    KeyValues,
+    PositionBias,
+    SelfAttentionCache,
+    SelfAttentionStep,
+)
+from model_core.request import Output, Request
+from model_core.search import Search
+
+
+class Group:
+    """Requests that attend together: their slots in both caches and their search.
+
+    Args:
+        layout: Shape of a cache entry.
+        search: Decides the tokens; gives `num_beams`.
+        num_slots: Most requests.
+        source_capacity: Longest source.
+        position_bias: Relative-position bias of the decoder, if it has one.
+    """
+
+    def __init__(
+        self,
+        layout: CacheLayout,
+        search: Search,
+        *,
+        num_slots: int,
+        source_capacity: int,
+        position_bias: PositionBias | None = None,
+    ) -> None:
+        self.search = search
+        self.source_capacity = source_capacity
+        self.requests: list[Request] = []
+        self._num_slots = num_slots
+        self._position_bias = position_bias
+        self._cross_cache = CrossAttentionCache(layout, num_slots, source_capacity)
+        self._self_cache = SelfAttentionCache(layout, num_slots, search.num_beams)
+        self._sources: tuple[KeyValues, Tensor]
+        self._targets: SelfAttentionStep
+
+    @property
+    def num_beams(self) -> int:
+        """Hypotheses per slot."""
+        return self.search.num_beams
+
+    @property
+    def num_rows(self) -> int:
+        """Hypotheses in use."""
+        return len(self.requests) * self.num_beams
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every slot is taken."""
+        return len(self.requests) == self._num_slots
+
+    def admit(self, request: Request, keys: Tensor, values: Tensor) -> None:
+        """Give a request the next slot, with the cross-attention keys and values of its source."""
+        slot = self.search.admit(request.parameters)
+        self.requests.append(request)
+        self._cross_cache.write(slot, keys, values)
+        self._self_cache.clear(slot)
+
+    def remove(self, request: Request) -> None:
+        """Free the slot of a request; the last slot moves into the hole."""
+        slot, last = self.requests.index(request), len(self.requests) - 1
+        if slot != last:
+            self._cross_cache.move(last, slot)
+            self._self_cache.move(last, slot, int(self.search.positions[last]))
+        self.search.remove(slot)
+        self.requests[slot] = self.requests[last]
+        self.requests.pop()
+
+    def begin_step(self) -> tuple[Tensor, Tensor]:
+        """Prepare the caches for a step.
+
+        Returns:
+            Last token and its position of every hypothesis, both [num_rows].
+        """
+        positions = self.search.positions
+        self._sources = self._cross_cache.view(len(self.requests))
+        self._targets = self._self_cache.step(positions, self._position_bias)
+        token_ids = self.search.last_token_ids
+        rows = positions.to(token_ids.device).repeat_interleave(self.num_beams)
+        return token_ids.flatten(), rows
+
+    def self_attention(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `AttentionContext`."""
+        self._targets.write(layer, self._by_slot(key), self._by_slot(value))
+        targets = self._targets
+        return attend(self._by_slot(query), targets.blocks, targets.biases, layer)
+
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
+        """See `AttentionContext`."""
+        entries, bias = self._sources
+        return attend(self._by_slot(query), (entries,), (bias,), layer)
+
+    def choose(self, logits: Tensor) -> list[tuple[Request, Output]]:
+        """Let the search choose from the logits of this step, [num_rows, vocab].
+
+        Returns:
+            The requests that ended, with their results; their slots are free.
+        """
+        choice = self.search.advance(logits)
+        if choice.parents is not None:
+            self._self_cache.choose_parents(choice.parents)
+        finished = [
+            (request, Output(self.search.hypotheses(slot), request.source_len))
+            for slot, (request, done) in enumerate(zip(self.requests, choice.done, strict=True))
+            if done
+        ]
+        # From the back, so that a slot that moves is one that stays.
+        for request, _ in reversed(finished):
+            self.remove(request)
+        return finished
+
+    def _by_slot(self, rows: Tensor) -> Tensor:
+        """[num_rows, num_heads, head_dim] -> [num_slots, num_beams, num_heads, head_dim]."""
+        return rows.unflatten(0, (-1, self.num_beams))

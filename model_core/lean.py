@@ -1,0 +1,130 @@
+"""The lean model runner: continuous batching through `model_core.decoder`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from model_core.cache import CacheLayout
+from model_core.decoder import Decoder
+from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_length
+from model_core.group import Group
+from model_core.request import Output, Request
+from model_core.runner import EncodeReport, StepReport
+from model_core.search import BeamSearch, GreedySearch, Search
+
+SLOTS_PER_GROUP = 32
+_SHORTEST_CAPACITY = 32
+
+
+class LeanRunner:
+    """Runs one checkpoint step by step; see `ModelRunner`.
+
+    Args:
+        encoder: The checkpoint's encoder.
+        decoder: Its lean decoder.
+        encoder_cache_bytes: Bound of the encoder-output cache, 0 for none.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, *, encoder_cache_bytes: int = 0) -> None:
+        self._encoder = encoder
+        self._decoder = decoder
+        self._encoder_outputs = EncoderOutputCache(encoder_cache_bytes)
+        self._layout = CacheLayout(
+            len(decoder.layers), decoder.num_heads, decoder.head_dim, decoder.dtype, decoder.device
+        )
+        self._groups: list[Group] = []
+
+    def cost_bytes(self, request: Request) -> int:
+        """See `ModelRunner`."""
+        targets = request.parameters.max_length * request.parameters.num_beams
+        return (request.source_len + targets) * self._layout.bytes_per_token
+
+    @torch.inference_mode()
+    def admit(self, requests: Sequence[Request]) -> EncodeReport:
+        """See `ModelRunner`."""
+        encoded, report = self._encode({request.source_ids for request in requests})
+        for request in requests:
+            keys, values = self._decoder.project_source(encoded[request.source_ids])
+            self._group_for(request).admit(request, keys, values)
+        return report
+
+    @torch.inference_mode()
+    def step(self) -> StepReport:
+        """See `ModelRunner`."""
+        groups = self._groups
+        if not groups:
+            return StepReport((), 0)
+        token_ids, positions = zip(*(group.begin_step() for group in groups), strict=True)
+        num_rows = [group.num_rows for group in groups]
+        logits = self._decoder.step(torch.cat(token_ids), torch.cat(positions), groups)
+        finished: list[tuple[Request, Output]] = []
+        for group, rows in zip(groups, logits.split(num_rows), strict=True):
+            finished += group.choose(rows)
+        self._drop_empty_groups()
+        return StepReport(tuple(finished), sum(num_rows))
+
+    @torch.inference_mode()
+    def remove(self, requests: Sequence[Request]) -> None:
+        """See `ModelRunner`."""
+        for request in requests:
+            group = next(group for group in self._groups if request in group.requests)
+            group.remove(request)
+        self._drop_empty_groups()
+
+    def reset(self) -> None:
+        """See `ModelRunner`."""
+        self._groups = []
+
+    def _encode(self, sources: set[SourceIds]) -> tuple[dict[SourceIds, Tensor], EncodeReport]:
+        """Encoder outputs of each source, [source_len, hidden], from the cache or the encoder."""
+        encoded: dict[SourceIds, Tensor] = {}
+        for source_ids in sources:
+            cached = self._encoder_outputs.get(source_ids)
+            if cached is not None:
+                encoded[source_ids] = cached
+        num_cached = len(encoded)
+        missing = [source_ids for source_ids in sources if source_ids not in encoded]
+        padded_tokens = 0
+        for batch in batch_by_length(missing):
+            padded_tokens += len(batch) * len(batch[-1])
+            for source_ids, outputs in zip(batch, self._encoder(batch), strict=True):
+                encoded[source_ids] = outputs
+                self._encoder_outputs.put(source_ids, outputs)
+        return encoded, EncodeReport(
+            num_encoded=len(missing),
+            num_cached=num_cached,
+            source_tokens=sum(map(len, missing)),
+            padded_tokens=padded_tokens,
+        )
+
+    def _group_for(self, request: Request) -> Group:
+        """A group with a free slot for this width and source length."""
+        num_beams = request.parameters.num_beams
+        capacity = _source_capacity(request.source_len)
+        for group in self._groups:
+            fits = group.num_beams == num_beams and group.source_capacity == capacity
+            if fits and not group.is_full:
+                return group
+        group = Group(
+            self._layout,
+            self._search(num_beams),
+            num_slots=SLOTS_PER_GROUP,
+            source_capacity=capacity,
+            position_bias=self._decoder.position_bias,
+        )
+        self._groups.append(group)
+        return group
+
+    def _search(self, num_beams: int) -> Search:
+        if num_beams == 1:
+            return GreedySearch(SLOTS_PER_GROUP, self._layout.device)
+        return BeamSearch(SLOTS_PER_GROUP, num_beams, self._layout.device)
+
+    def _drop_empty_groups(self) -> None:
+        self._groups = [group for group in self._groups if group.requests]
+
+
+def _source_capacity(source_len: int) -> int:
+    """Sources up to the next power of two share a group."""
+    return int(max(_SHORTEST_CAPACITY, 1 << (source_len - 1).bit_length()))

@@ -1,0 +1,281 @@
+"""Logits processors, vectorised over the requests of a group with parameters of their own.
+
+Each is built from the parameters of all slots, and is left out where no slot wants it. They
+change `scores` in place. Order and meaning are those of transformers' `generate()`
+(`_get_logits_processor` and `generation/logits_process.py`): with one request alone each does
+what its namesake there does.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from model_core.generation import GenerationParameters
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The target tokens so far.
+
+    Attributes:
+        token_ids: [num_slots, num_beams, longest], decoder start token first.
+        lengths: [num_slots], on the CPU: valid tokens of each slot, the rest is padding.
+    """
+
+    token_ids: Tensor
+    lengths: Tensor
+
+
+class LogitsProcessor(Protocol):
+    """Changes the scores of the next token."""
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """Change `scores`, [num_slots, num_beams, vocab], in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepetitionPenalty:
+    """Divides positive and multiplies negative scores of tokens seen before."""
+
+    slots: Tensor
+    penalties: Tensor
+
+    @classmethod
+    def build(cls, parameters: Sequence[GenerationParameters], device: torch.device) -> Self | None:
+        """For the slots whose penalty is not 1."""
+        wanted = {i: p.repetition_penalty for i, p in enumerate(parameters)}
+        wanted = {i: penalty for i, penalty in wanted.items() if penalty != 1.0}
+        if not wanted:
+            return None
+        penalties = torch.tensor(list(wanted.values()), device=device)
+        return cls(torch.tensor(list(wanted), device=device), penalties[:, None, None])
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """See `LogitsProcessor`."""
+        seen = history.token_ids[self.slots]
+        valid = torch.arange(seen.shape[2]) < history.lengths[self.slots.cpu(), None]
+        # Padding repeats the start token, which every hypothesis has seen.
+        seen = torch.where(valid[:, None].to(seen.device), seen, seen[..., :1])
+        chosen = scores[self.slots]
+        old = chosen.gather(2, seen)
+        new = torch.where(old < 0, old * self.penalties, old / self.penalties)
+        scores[self.slots] = chosen.scatter(2, seen, new)
+
+
+@dataclass(frozen=True, slots=True)
+class NoRepeatNGram:
+    """Bans tokens that would complete an n-gram seen before; one instance per n."""
+
+    size: int
+    slots: Tensor
+
+    @classmethod
+    def build_all(
+        cls, parameters: Sequence[GenerationParameters], device: torch.device
+    ) -> list[Self]:
+        """One for each n-gram size that a slot asks for."""
+        slots_by_size: dict[int, list[int]] = defaultdict(list)
+        for slot, wanted in enumerate(parameters):
+            if wanted.no_repeat_ngram_size > 0:
+                slots_by_size[wanted.no_repeat_ngram_size].append(slot)
+        return [
+            cls(size, torch.tensor(slots, device=device)) for size, slots in slots_by_size.items()
+        ]
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """See `LogitsProcessor`."""
+        if history.token_ids.shape[2] < self.size:
+            return
+        tokens = history.token_ids[self.slots]
+        lengths = history.lengths.to(tokens.device)[self.slots]
+        windows = tokens.unfold(2, self.size, 1)
+        last = lengths[:, None] - self.size + 1 + torch.arange(self.size - 1, device=tokens.device)
+        index = last.clamp(min=0)[:, None].expand(-1, tokens.shape[1], -1)
+        prefix = tokens.gather(2, index)
+        ends = torch.arange(self.size, tokens.shape[2] + 1, device=tokens.device)
+        complete = ends <= lengths[:, None]
+        repeats = (windows[..., :-1] == prefix[:, :, None]).all(-1) & complete[:, None]
+        limit = torch.where(repeats, -torch.inf, torch.inf)
+        chosen = scores[self.slots]
+        # A token may stand in several windows: the minimum lets any ban win.
+        scores[self.slots] = chosen.scatter_reduce(2, windows[..., -1], limit, "amin")
+
+
+@dataclass(frozen=True, slots=True)
+class BannedTokens:
+    """Never these tokens: `suppress_tokens`, and `bad_words_ids` of one token."""
+
+    slots: Tensor
+    token_ids: Tensor
+
+    @classmethod
+    def build(cls, banned: Sequence[Sequence[int]], device: torch.device) -> Self | None:
+        """`banned[slot]` lists tokens."""
+        pairs = [(slot, token) for slot, tokens in enumerate(banned) for token in tokens]
+        if not pairs:
+            return None
+        slots, token_ids = torch.tensor(pairs, device=device).unbind(1)
+        return cls(slots, token_ids)
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """See `LogitsProcessor`."""
+        scores[self.slots, :, self.token_ids] = -torch.inf
+
+
+@dataclass(frozen=True, slots=True)
+class BadWords:
+    """Bans the last token of a word of several tokens where the others stand before it."""
+
+    slots: Tensor
+    prefixes: Tensor
+    """[num_words, prefix_len]"""
+    last: Tensor
+
+    @classmethod
+    def build_all(
+        cls, parameters: Sequence[GenerationParameters], device: torch.device
+    ) -> list[Self]:
+        """One for each word length that a slot asks for."""
+        by_length: dict[int, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
+        for slot, wanted in enumerate(parameters):
+            for word in wanted.bad_words_ids:
+                if len(word) > 1:
+                    by_length[len(word)].append((slot, word))
+        built = []
+        for words in by_length.values():
+            slots = torch.tensor([slot for slot, _ in words], device=device)
+            token_ids = torch.tensor([word for _, word in words], device=device)
+            built.append(cls(slots, token_ids[:, :-1], token_ids[:, -1]))
+        return built
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """See `LogitsProcessor`."""
+        prefix_len = self.prefixes.shape[1]
+        lengths = history.lengths.to(scores.device)[self.slots]
+        positions = lengths[:, None] - prefix_len + torch.arange(prefix_len, device=scores.device)
+        tokens = history.token_ids[self.slots]
+        index = positions.clamp(min=0)[:, None].expand(-1, tokens.shape[1], -1)
+        matches = (tokens.gather(2, index) == self.prefixes[:, None]).all(-1)
+        matches &= (lengths >= prefix_len)[:, None]
+        num_beams, vocab = scores.shape[1:]
+        rows = self.slots[:, None] * num_beams + torch.arange(num_beams, device=scores.device)
+        flat = rows * vocab + self.last[:, None]
+        limit = torch.where(matches, -torch.inf, torch.inf)
+        scores.view(-1).scatter_reduce_(0, flat.flatten(), limit.flatten(), "amin")
+
+
+@dataclass(frozen=True, slots=True)
+class MinLength:
+    """No EOS before the minimum length. All three are on the CPU, one entry per slot and EOS."""
+
+    slots: Tensor
+    token_ids: Tensor
+    min_lengths: Tensor
+
+    @classmethod
+    def build(cls, parameters: Sequence[GenerationParameters]) -> Self | None:
+        """For the slots with a minimum length and an EOS."""
+        entries = [
+            (slot, eos, wanted.min_length)
+            for slot, wanted in enumerate(parameters)
+            if wanted.min_length > 0
+            for eos in wanted.eos_token_ids
+        ]
+        return cls(*torch.tensor(entries).unbind(1)) if entries else None
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """See `LogitsProcessor`."""
+        early = history.lengths[self.slots] < self.min_lengths
+        if early.any():
+            slots = self.slots[early].to(scores.device)
+            scores[slots, :, self.token_ids[early].to(scores.device)] = -torch.inf
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedTokens:
+    """Only these tokens at one length of the target: forced BOS, forced EOS. All on the CPU.
+
+    Attributes:
+        slots: [num_forced]
+        at_lengths: [num_forced], length of the target before the forced token.
+        token_ids: [num_forced, num_tokens], any of them may follow.
+    """
+
+    slots: Tensor
+    at_lengths: Tensor
+    token_ids: Tensor
+
+    @classmethod
+    def build(cls, forced: Sequence[tuple[int, Sequence[int]]]) -> Self | None:
+        """`forced[slot]` is the length and the tokens, no tokens where nothing is forced."""
+        slots = [slot for slot, (_, tokens) in enumerate(forced) if tokens]
+        if not slots:
+            return None
+        widest = max(len(tokens) for _, tokens in forced)
+        padded = [[*forced[s][1], *[forced[s][1][0]] * (widest - len(forced[s][1]))] for s in slots]
+        lengths = torch.tensor([forced[slot][0] for slot in slots])
+        return cls(torch.tensor(slots), lengths, torch.tensor(padded))
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """See `LogitsProcessor`."""
+        now = history.lengths[self.slots] == self.at_lengths
+        if now.any():
+            slots = self.slots[now].to(scores.device)
+            scores[slots] = -torch.inf
+            scores[slots[:, None], :, self.token_ids[now].to(scores.device)] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Renormalize:
+    """Turns processed scores into log-probabilities again; always the last processor."""
+
+    slots: Tensor
+
+    @classmethod
+    def build(cls, parameters: Sequence[GenerationParameters], device: torch.device) -> Self | None:
+        """For the slots that ask for it."""
+        slots = [slot for slot, wanted in enumerate(parameters) if wanted.renormalize_logits]
+        return cls(torch.tensor(slots, device=device)) if slots else None
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """See `LogitsProcessor`."""
+        scores[self.slots] = scores[self.slots].log_softmax(-1)
+
+
+def build_processors(
+    parameters: Sequence[GenerationParameters], device: torch.device
+) -> tuple[LogitsProcessor, ...]:
+    """The processors that these slots want, in the order of `generate()`.
+
+    Args:
+        parameters: One per slot.
+        device: Where the scores are.
+    """
+    decoder_start = 1
+    built: list[LogitsProcessor | None] = [
+        RepetitionPenalty.build(parameters, device),
+        *NoRepeatNGram.build_all(parameters, device),
+        BannedTokens.build([_single_bad_words(p) for p in parameters], device),
+        *BadWords.build_all(parameters, device),
+        MinLength.build(parameters),
+        ForcedTokens.build([(decoder_start, _forced_bos(p)) for p in parameters]),
+        ForcedTokens.build([(p.max_length - 1, p.forced_eos_token_ids) for p in parameters]),
+        BannedTokens.build([p.suppress_tokens for p in parameters], device),
+        Renormalize.build(parameters, device),
+    ]
+    return tuple(processor for processor in built if processor is not None)
+
+
+def _single_bad_words(parameters: GenerationParameters) -> list[int]:
+    """Bad words of one token; a bad word that is just an EOS is ignored, as in `generate()`."""
+    words = [word for word in parameters.bad_words_ids if len(word) == 1]
+    return [word[0] for word in words if word[0] not in parameters.eos_token_ids]
+
+
+def _forced_bos(parameters: GenerationParameters) -> tuple[int, ...]:
+    bos = parameters.forced_bos_token_id
+    return () if bos is None else (bos,)

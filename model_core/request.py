@@ -1,0 +1,100 @@
+"""A request and its result: plain data, no tensors."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from model_core.generation import GenerationParameters
+
+FinishReason = Literal["eos", "length"]
+
+
+class RequestStatus(Enum):
+    """Where a request is in its life; it ends exactly once."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def finish_reason(token_ids: Sequence[int], parameters: GenerationParameters) -> FinishReason:
+    """Why a hypothesis ended, from its target tokens after the decoder start token."""
+    if not token_ids or token_ids[-1] not in parameters.eos_token_ids:
+        return "length"
+    is_full = 1 + len(token_ids) >= parameters.max_length  # 1: the decoder start token
+    return "length" if is_full and token_ids[-1] in parameters.forced_eos_token_ids else "eos"
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One finished answer.
+
+    Attributes:
+        token_ids: Target tokens after the decoder start token, up to and including EOS.
+        score: Sum of log-probabilities divided by `generated_len ** length_penalty`
+            (transformers' `sequences_scores`). Greedy search uses the same formula over the
+            log-softmax of its processed logits.
+        finish_reason: `eos`, or `length` where the maximum length ended it, also if an EOS was
+            forced there.
+    """
+
+    token_ids: tuple[int, ...]
+    score: float
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The result of one request: `num_return_sequences` hypotheses, best first."""
+
+    hypotheses: tuple[Hypothesis, ...]
+    source_tokens: int
+
+    @property
+    def best(self) -> Hypothesis:
+        """The hypothesis that answers the request."""
+        return self.hypotheses[0]
+
+    @property
+    def generated_tokens(self) -> int:
+        """Target tokens of the best hypothesis, EOS included."""
+        return len(self.best.token_ids)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One piece of decoding work; identical callers in flight share it.
+
+    Attributes:
+        request_id: Unique in this process; finds the request in logs.
+        source_ids: Encoder-side tokens, special tokens included.
+        parameters: Fully resolved generation parameters.
+        submitted_at: `time.monotonic()` of the first submission, seconds.
+        deadline: The latest deadline among its callers, on the same clock; infinity where one of
+            them waits without limit. Written by the engine only.
+        status: Written by the engine only, from any thread.
+    """
+
+    request_id: str
+    source_ids: tuple[int, ...]
+    parameters: GenerationParameters
+    submitted_at: float = 0.0
+    deadline: float = math.inf
+    status: RequestStatus = field(default=RequestStatus.WAITING)
+
+    @property
+    def source_len(self) -> int:
+        """Number of source tokens."""
+        return len(self.source_ids)
+
+    def is_abandoned(self, now: float) -> bool:
+        """Whether nobody waits for the result any more; safe to ask from any thread.
+
+        A runner whose step takes long may ask during the step and spare the work. It keeps the
+        request until the engine removes it: a late caller can still join and move the deadline.
+        """
+        return self.status is RequestStatus.CANCELLED or now >= self.deadline
