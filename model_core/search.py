@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model_core.generation import GenerationParameters
 from model_core.logits import History, LogitsProcessor, build_processors
-from model_core.request import FinishReason, Hypothesis
+from model_core.request import Hypothesis, finish_reason
 
 _IMPOSSIBLE = -1.0e9
 """Score of what must not be chosen, as in transformers: finite, so that sums stay ordered."""
@@ -153,15 +153,7 @@ class Search(ABC):
 
     def _hypothesis(self, slot: int, token_ids: list[int], score: float) -> Hypothesis:
         parameters = self._parameters[slot]
-        return Hypothesis(tuple(token_ids), score, _finish_reason(token_ids, parameters))
-
-
-def _finish_reason(token_ids: list[int], parameters: GenerationParameters) -> FinishReason:
-    if not token_ids or token_ids[-1] not in parameters.eos_token_ids:
-        return "length"
-    at_limit = _START_LEN + len(token_ids) >= parameters.max_length
-    forced = at_limit and token_ids[-1] in parameters.forced_eos_token_ids
-    return "length" if forced else "eos"
+        return Hypothesis(tuple(token_ids), score, finish_reason(token_ids, parameters))
 
 
 class GreedySearch(Search):

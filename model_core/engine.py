@@ -1,0 +1,315 @@
+"""The loop: admit, encode, step, deliver, for several checkpoints that share a device."""
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Literal
+
+from model_core.errors import (
+    DeadlineExceededError,
+    EngineClosedError,
+    InvalidParameterError,
+    RequestFailedError,
+)
+from model_core.generation import GenerationParameters
+from model_core.in_flight import Subscription
+from model_core.isolation import IsolatingRunner
+from model_core.ledger import EngineStats, Ledger
+from model_core.observer import EngineObserver, NullObserver, Outcome
+from model_core.request import Output, Request, RequestStatus
+from model_core.runner import ModelRunner, StepReport
+from model_core.scheduler import EngineLimits
+
+_logger = logging.getLogger(__name__)
+_request_numbers = itertools.count(1)
+
+
+class _Served:
+    """One checkpoint: its runner, for the loop's thread, and its ledger, under the lock."""
+
+    def __init__(self, name: str, runner: ModelRunner, limits: EngineLimits) -> None:
+        self.name = name
+        self.runner = IsolatingRunner(runner)
+        self.ledger = Ledger(limits)
+
+
+class Engine:
+    """Serves checkpoints that share a device and a thread; they take turns, a step each.
+
+    Callers on any thread submit and cancel; one thread, the loop's, owns the runners. Tests call
+    `step` instead of `start`. One lock guards the ledgers; it is never held while a runner works
+    or a future's callbacks run.
+    """
+
+    def __init__(
+        self,
+        runners: Mapping[str, ModelRunner],
+        limits: EngineLimits,
+        *,
+        observer: EngineObserver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Serve the runners, by checkpoint name.
+
+        Args:
+            runners: Nobody else may call them, apart from `cost_bytes`.
+            limits: Of each checkpoint, not of all together.
+            observer: Is told what happens; by default nobody.
+            clock: Seconds; deadlines are on it.
+        """
+        self._runners = dict(runners)
+        self._limits = limits
+        self._observer = observer or NullObserver()
+        self._clock = clock
+        self._changed = threading.Condition()  # its lock is the engine's lock
+        self._state: Literal["open", "draining", "closed"] = "open"
+        self._num_unended = 0
+        self._thread: threading.Thread | None = None
+        self._served = self._new_served()
+
+    def submit(
+        self,
+        model: str,
+        source_ids: Sequence[int],
+        parameters: GenerationParameters,
+        *,
+        deadline: float | None = None,
+    ) -> Future[Output]:
+        """Accept a request, from any thread; identical requests in flight share the work.
+
+        Args:
+            model: Name of one of the runners.
+            source_ids: Encoder-side tokens, special tokens included.
+            parameters: Fully resolved.
+            deadline: On the engine's clock (`time.monotonic`), for this caller alone.
+
+        Returns:
+            A future that ends exactly once. Cancelling it gives the work up, unless somebody else
+            waits for the same; `asyncio.wrap_future` passes a cancellation on.
+
+        Raises:
+            InvalidRequestError: It can never be served.
+            QueueFullError: Too much is waiting.
+            DeadlineExceededError: The deadline has passed already.
+            EngineClosedError: The engine takes nothing new.
+        """
+        request = self._new_request(source_ids, parameters, deadline)
+        cost_bytes = self._runner_of(model).cost_bytes(request)
+        with self._changed:
+            if self._state != "open":
+                raise EngineClosedError(f"the engine is {self._state}")
+            served = self._served[model]
+            subscription = served.ledger.subscribe(request, cost_bytes)
+            self._num_unended += 1
+            self._changed.notify_all()
+        if subscription.request is not request:
+            self._observer.coalesced(model)
+        subscription.future.add_done_callback(partial(self._on_done, served, subscription))
+        return subscription.future
+
+    def stats(self, model: str) -> EngineStats:
+        """The load of one checkpoint."""
+        with self._changed:
+            return self._served[model].ledger.stats
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop runs in its thread."""
+        thread = self._thread
+        return thread is not None and thread.is_alive() and self._state != "closed"
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing new is taken while what was accepted is finished."""
+        return self._state == "draining"
+
+    def start(self) -> None:
+        """Run the loop in a thread of its own; also again, after it died or was closed.
+
+        Raises:
+            RuntimeError: Its former thread still runs; `close` waits for it.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise RuntimeError("the engine's thread is still running")
+        if self._state == "closed":
+            for runner in self._runners.values():
+                runner.reset()
+            self._state = "open"
+        self._thread = threading.Thread(target=self._run_loop, name="tandem-engine", daemon=True)
+        self._thread.start()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Refuse new requests and wait for those in flight.
+
+        Returns:
+            Whether all of them ended within `timeout` seconds.
+        """
+        with self._changed:
+            if self._state == "open":
+                self._state = "draining"
+            return self._changed.wait_for(lambda: self._num_unended == 0, timeout)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Stop the loop after its current step; what is in flight ends with EngineClosedError.
+
+        Args:
+            timeout: Seconds to wait for that step; then its requests are ended without it.
+        """
+        with self._changed:
+            self._state = "closed"
+            for served in self._served.values():
+                for request in served.ledger.requests:
+                    request.deadline = -math.inf  # a long step that looks can stop
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        self._end_everything()
+
+    def step(self) -> bool:
+        """One iteration of the loop: every checkpoint that has work takes one turn.
+
+        Returns:
+            Whether there was any work.
+        """
+        busy = [served for served in self._served.values() if served.ledger.has_work]
+        for served in busy:
+            self._take_turn(served)
+        return bool(busy)
+
+    def _take_turn(self, served: _Served) -> None:
+        """Drop who left, admit who fits, encode them, step everybody, deliver who finished."""
+        self._drop(served)
+        self._encode(served, self._admit(served))
+        self._deliver(served, self._decode(served))
+
+    def _drop(self, served: _Served) -> None:
+        now = self._clock()
+        with self._changed:
+            expired = served.ledger.expire(now)
+            leaving = served.ledger.leaving
+        for subscription in expired:
+            subscription.fail(DeadlineExceededError("the deadline passed before the end"))
+        served.runner.remove(leaving)
+        with self._changed:
+            for request in leaving:
+                served.ledger.vacate(request)
+
+    def _admit(self, served: _Served) -> tuple[Request, ...]:
+        if served.runner.is_isolating:
+            return ()
+        now = self._clock()
+        with self._changed:
+            admitted = served.ledger.admit()
+        for request in admitted:
+            self._observer.admitted(served.name, now - request.submitted_at)
+        return admitted
+
+    def _encode(self, served: _Served, admitted: tuple[Request, ...]) -> None:
+        started = self._clock()
+        report = served.runner.admit(admitted)
+        if report.num_encoded or report.num_cached:
+            self._observer.encoded(served.name, report, self._clock() - started)
+
+    def _decode(self, served: _Served) -> StepReport:
+        started = self._clock()
+        report = served.runner.step()
+        if report.num_rows:
+            self._observer.stepped(served.name, report.num_rows, self._clock() - started)
+        return report
+
+    def _deliver(self, served: _Served, report: StepReport) -> None:
+        for request, output in report.finished:
+            for subscription in self._end(served, request, RequestStatus.FINISHED):
+                subscription.answer(output)
+        for request in served.runner.pop_failed():
+            for subscription in self._end(served, request, RequestStatus.FAILED):
+                subscription.fail(RequestFailedError(request.request_id))
+
+    def _run_loop(self) -> None:
+        try:
+            while self._wait_for_work():
+                self.step()
+        except Exception:
+            _logger.exception("the engine's loop died")
+        finally:
+            self._end_everything()
+
+    def _wait_for_work(self) -> bool:
+        """Block while nothing is in flight; false once the engine was closed.
+
+        A deadline needs no alarm of its own: while a request is in flight the loop is awake.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._state == "closed"
+                    or any(served.ledger.has_work for served in self._served.values())
+                )
+            )
+            return self._state != "closed"
+
+    def _new_served(self) -> dict[str, _Served]:
+        runners = self._runners.items()
+        return {name: _Served(name, runner, self._limits) for name, runner in runners}
+
+    def _new_request(
+        self, source_ids: Sequence[int], parameters: GenerationParameters, deadline: float | None
+    ) -> Request:
+        if not source_ids:
+            raise InvalidParameterError("source_ids", source_ids, "at least one token")
+        now = self._clock()
+        if deadline is not None and deadline <= now:
+            raise DeadlineExceededError("the deadline had passed when the request came")
+        return Request(
+            request_id=f"req-{next(_request_numbers)}",
+            source_ids=tuple(source_ids),
+            parameters=parameters,
+            submitted_at=now,
+            deadline=math.inf if deadline is None else deadline,
+        )
+
+    def _runner_of(self, model: str) -> ModelRunner:
+        if model not in self._runners:
+            raise InvalidParameterError("model", model, f"one of {', '.join(self._runners)}")
+        return self._runners[model]
+
+    def _end(
+        self, served: _Served, request: Request, status: RequestStatus
+    ) -> frozenset[Subscription]:
+        now = self._clock()
+        with self._changed:
+            return served.ledger.end(request, status, now)
+
+    def _on_done(self, served: _Served, subscription: Subscription, future: Future[Output]) -> None:
+        """Count an ended future, and take back one that its caller cancelled."""
+        with self._changed:
+            if future.cancelled():
+                served.ledger.unsubscribe(subscription)
+            self._num_unended -= 1
+            if self._num_unended == 0:
+                self._changed.notify_all()  # whoever drains
+        outcome, output = _outcome_of(future)
+        self._observer.ended(served.name, outcome, output)
+
+    def _end_everything(self) -> None:
+        """End every request with an error and begin afresh: the loop is gone, or hangs."""
+        with self._changed:
+            self._state = "closed"
+            waiting = [each for served in self._served.values() for each in served.ledger.end_all()]
+            self._served = self._new_served()
+        for subscription in waiting:
+            subscription.fail(EngineClosedError("the engine stopped before the end"))
+
+
+def _outcome_of(future: Future[Output]) -> tuple[Outcome, Output | None]:
+    if future.cancelled():
+        return "cancelled", None
+    error = future.exception()
+    if error is None:
+        return "finished", future.result()
+    return ("expired" if isinstance(error, DeadlineExceededError) else "failed"), None

@@ -1,0 +1,205 @@
+"""Checkpoints without a lean decoder: the library's own `generate()` behind the same seam."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from model_core.generation import GenerationParameters
+from model_core.request import Hypothesis, Output, Request, finish_reason
+from model_core.runner import EncodeReport, StepReport
+
+_Key = tuple[GenerationParameters, int | None]
+
+
+class GenerateRunner:
+    """Runs anything that `AutoModelForSeq2SeqLM` loads, a whole micro-batch per step.
+
+    Admission only puts requests in order. A step takes the oldest request and those that may
+    share a `generate()` call with it: equal parameters and, unless the encoder is known to be
+    indifferent to padding, equal source length. It blocks its thread until the call returns, so
+    give such a checkpoint an engine of its own.
+
+    Rows whose request is abandoned meanwhile stop at once. They stay admitted until the engine
+    removes them; where a late caller has joined such a request, it starts over.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_token_id: int,
+        *,
+        is_padding_invariant: bool = False,
+        max_batch_size: int = 8,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Run a loaded model.
+
+        Args:
+            model: In evaluation mode, on its device.
+            pad_token_id: Fills sources up to the longest of a micro-batch.
+            is_padding_invariant: Whether padding a source leaves its encoder outputs as they are.
+            max_batch_size: Requests of one `generate()` call.
+            clock: The engine's; deadlines are on it.
+        """
+        self._model = model
+        self._pad_token_id = pad_token_id
+        self._is_padding_invariant = is_padding_invariant
+        self._max_batch_size = max_batch_size
+        self._clock = clock
+        self._admitted: dict[Request, None] = {}  # a set that keeps the order of admission
+
+    def cost_bytes(self, request: Request) -> int:
+        """Nothing: memory is bounded by `max_batch_size`, not by reservation."""
+        return 0
+
+    def admit(self, requests: Sequence[Request]) -> EncodeReport:
+        """Put requests in line; their sources are encoded in the step that runs them."""
+        self._admitted.update(dict.fromkeys(requests))
+        return EncodeReport()
+
+    def step(self) -> StepReport:
+        """Run the next micro-batch from its sources to its answers."""
+        batch = self._next_batch()
+        if not batch:
+            return StepReport((), 0)
+        stop_abandoned = _StopAbandoned(batch, self._clock)
+        outputs = self._generate(batch, stop_abandoned)
+        finished = tuple(
+            (request, output)
+            for request, output in zip(batch, outputs, strict=True)
+            if request not in stop_abandoned.stopped
+        )
+        self.remove([request for request, _ in finished])
+        return StepReport(finished, len(batch) * batch[0].parameters.num_beams)
+
+    def remove(self, requests: Sequence[Request]) -> None:
+        """Forget admitted requests."""
+        for request in requests:
+            del self._admitted[request]
+
+    def reset(self) -> None:
+        """Forget every admitted request."""
+        self._admitted.clear()
+
+    def _next_batch(self) -> list[Request]:
+        now = self._clock()
+        wanted = [request for request in self._admitted if not request.is_abandoned(now)]
+        alike = [each for each in wanted if self._key(each) == self._key(wanted[0])]
+        return alike[: self._max_batch_size]
+
+    def _key(self, request: Request) -> _Key:
+        return request.parameters, None if self._is_padding_invariant else request.source_len
+
+    def _generate(self, batch: list[Request], stop_abandoned: StoppingCriteria) -> list[Output]:
+        parameters = batch[0].parameters
+        step_scores = _StepScores(parameters)
+        result: Any = self._model.generate(  # type: ignore[operator]
+            **self._padded(batch),
+            **parameters.generate_kwargs(),
+            stopping_criteria=StoppingCriteriaList([stop_abandoned, step_scores]),
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        targets = [_trim(row, parameters) for row in result.sequences[:, 1:].tolist()]
+        if parameters.num_beams == 1:
+            scores = step_scores.normalised(targets)
+        else:
+            scores = result.sequences_scores.tolist()
+        hypotheses = [
+            Hypothesis(target, score, finish_reason(target, parameters))
+            for target, score in zip(targets, scores, strict=True)
+        ]
+        each = parameters.num_return_sequences
+        return [
+            Output(tuple(hypotheses[row * each : (row + 1) * each]), request.source_len)
+            for row, request in enumerate(batch)
+        ]
+
+    def _padded(self, batch: list[Request]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask`, both [batch, source_len]."""
+        source_len = max(request.source_len for request in batch)
+        input_ids = torch.full((len(batch), source_len), self._pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, request in enumerate(batch):
+            input_ids[row, : request.source_len] = torch.tensor(request.source_ids)
+            attention_mask[row, : request.source_len] = 1
+        device = self._model.device
+        return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+
+
+class _StopAbandoned(StoppingCriteria):
+    """Stops the rows of abandoned requests; asked by `generate()` once per step.
+
+    Attributes:
+        stopped: Requests whose rows were stopped, so that their answers mean nothing.
+    """
+
+    def __init__(self, batch: list[Request], clock: Callable[[], float]) -> None:
+        self.stopped: set[Request] = set()
+        self._batch = batch
+        self._clock = clock
+
+    def __call__(self, input_ids: Tensor, scores: tuple[Tensor, ...], **kwargs: object) -> Tensor:
+        """Which rows to stop: [num_rows], bool.
+
+        Args:
+            input_ids: [num_rows, target_len]; greedy search shows one row per request, beam search
+                its candidates, several times `num_beams` per request.
+            scores: Not used.
+            kwargs: Not used.
+        """
+        now = self._clock()
+        self.stopped.update(each for each in self._batch if each.is_abandoned(now))
+        is_stopped = torch.tensor([each in self.stopped for each in self._batch])
+        rows_per_request = input_ids.shape[0] // len(self._batch)
+        return is_stopped.repeat_interleave(rows_per_request).to(input_ids.device)
+
+
+class _StepScores(StoppingCriteria):
+    """Takes each step's scores off `generate()`'s hands; stops nothing.
+
+    `generate()` keeps the scores of every step to its end, `num_rows * vocab` floats each, yet
+    without `output_scores` it does not return the scores of its beams. Nothing reads a step's
+    scores after its stopping criteria: greedy search adds up those of its tokens here, and then
+    they are emptied.
+    """
+
+    def __init__(self, parameters: GenerationParameters) -> None:
+        self._parameters = parameters
+        self._token_scores: list[Tensor] = []  # [batch] per step, greedy search only
+
+    def __call__(self, input_ids: Tensor, scores: tuple[Tensor, ...], **kwargs: object) -> Tensor:
+        """No row to stop: [num_rows], bool.
+
+        Args:
+            input_ids: [num_rows, target_len], with the token of this step.
+            scores: Processed scores of every step so far; the last is [batch, vocab] in greedy
+                search.
+            kwargs: Not used.
+        """
+        step_scores = scores[-1]
+        if self._parameters.num_beams == 1:
+            log_probs = torch.log_softmax(step_scores, dim=-1)
+            self._token_scores.append(log_probs.gather(1, input_ids[:, -1:]).squeeze(1))
+        step_scores.data = step_scores.new_empty(0)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    def normalised(self, targets: list[tuple[int, ...]]) -> list[float]:
+        """Greedy search: sum of log-probabilities / `generated_len ** length_penalty`."""
+        token_scores = torch.stack(self._token_scores, dim=1)
+        return [
+            row[: len(target)].sum().item() / len(target) ** self._parameters.length_penalty
+            for row, target in zip(token_scores, targets, strict=True)
+        ]
+
+
+def _trim(target: list[int], parameters: GenerationParameters) -> tuple[int, ...]:
+    """The target up to its first EOS; padding follows."""
+    for index, token_id in enumerate(target):
+        if token_id in parameters.eos_token_ids:
+            return tuple(target[: index + 1])
+    return tuple(target)

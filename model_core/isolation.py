@@ -1,0 +1,130 @@
+"""Finding the request at fault when an encoder pass or a step raises."""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+
+from model_core.request import Request
+from model_core.runner import EncodeReport, ModelRunner, StepReport
+
+_logger = logging.getLogger(__name__)
+
+_Requests = tuple[Request, ...]
+
+
+class IsolatingRunner:
+    """A model runner whose failures cost only the request at fault.
+
+    When the runner raises, everything it held is suspect: the runner is reset and the suspects
+    are re-run from their sources, half of them at a time, and halves that fail are halved again.
+    A request that fails alone is at fault; the others finish as if nothing had happened. A failure
+    that comes from the size of the batch, such as a lack of memory, heals in this way too.
+
+    Meanwhile nothing else may be admitted (`is_isolating`): a suspect in ever new company would
+    never be found. Called by the engine's thread only.
+    """
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._running: dict[Request, None] = {}  # a set that keeps the order of admission
+        self._suspects: deque[_Requests] = deque()
+        self._failed: list[Request] = []
+        self._is_isolating = False
+
+    @property
+    def is_isolating(self) -> bool:
+        """Whether suspects are being re-run, so that no other request may be admitted."""
+        return self._is_isolating
+
+    def admit(self, requests: _Requests) -> EncodeReport:
+        """Encode new requests; while isolating there are none, and suspects take their turn."""
+        assert not (requests and self._is_isolating), "a request would join suspects"
+        newcomers = self._next_suspects() if self._is_isolating else requests
+        if not newcomers:
+            return EncodeReport()
+        earlier = tuple(self._running)
+        self._running.update(dict.fromkeys(newcomers))
+        try:
+            return self._runner.admit(newcomers)
+        except Exception:
+            _logger.exception("encoding failed with requests %s", _ids(newcomers))
+            self._isolate(*((earlier, newcomers) if earlier else _halves(newcomers)))
+            return EncodeReport()
+
+    def step(self) -> StepReport:
+        """Run one decoder step; a step that raises finishes nothing."""
+        if not self._running:
+            return StepReport((), 0)
+        try:
+            report = self._runner.step()
+        except Exception:
+            _logger.exception("a step failed with requests %s", _ids(self._running))
+            self._isolate(*_halves(tuple(self._running)))
+            return StepReport((), 0)
+        for request, _ in report.finished:
+            del self._running[request]
+        self._end_isolation_if_done()
+        return report
+
+    def remove(self, requests: Sequence[Request]) -> None:
+        """Give up requests wherever they are: running, or waiting as suspects."""
+        if not requests:
+            return
+        gone = set(requests)
+        self._suspects = deque(
+            tuple(each for each in group if each not in gone) for group in self._suspects
+        )
+        admitted = [request for request in requests if request in self._running]
+        for request in admitted:
+            del self._running[request]
+        self._remove_from_runner(admitted)
+        self._end_isolation_if_done()
+
+    def pop_failed(self) -> _Requests:
+        """The requests found at fault since the last call; they have left the runner."""
+        failed = tuple(self._failed)
+        self._failed.clear()
+        return failed
+
+    def _next_suspects(self) -> _Requests:
+        return self._suspects.popleft() if self._suspects and not self._running else ()
+
+    def _isolate(self, *groups: _Requests) -> None:
+        """Re-run the groups one after the other; a request that was alone is at fault."""
+        self._running.clear()
+        self._runner.reset()
+        suspects = [group for group in groups if group]
+        if sum(map(len, suspects)) == 1:
+            self._failed.extend(suspects[0])
+        else:
+            self._suspects.extendleft(reversed(suspects))
+            self._is_isolating = True
+        self._end_isolation_if_done()
+
+    def _remove_from_runner(self, admitted: Sequence[Request]) -> None:
+        if not admitted:
+            return
+        try:
+            self._runner.remove(admitted)
+        except Exception:
+            # Nobody left in the batch is at fault, but the runner's state is unknown.
+            _logger.exception("removing requests %s failed", _ids(admitted))
+            remaining = tuple(self._running)
+            self._running.clear()
+            self._runner.reset()
+            self._suspects.appendleft(remaining)
+            self._is_isolating = True
+
+    def _end_isolation_if_done(self) -> None:
+        if not self._running and not any(self._suspects):
+            self._suspects.clear()
+            self._is_isolating = False
+
+
+def _halves(requests: _Requests) -> tuple[_Requests, _Requests]:
+    middle = len(requests) // 2
+    return requests[:middle], requests[middle:]
+
+
+def _ids(requests: Sequence[Request] | dict[Request, None]) -> str:
+    return ", ".join(request.request_id for request in requests)

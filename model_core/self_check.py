@@ -1,0 +1,178 @@
+"""Does the lean decoder give the logits of the library's own forward? Asked of every checkpoint.
+
+A checkpoint that fails is served through `generate()` instead: it never answers wrongly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from model_core.cache import CacheLayout
+from model_core.decoder import Decoder
+from model_core.encoder import Encoder
+from model_core.generation import GenerationParameters
+from model_core.group import Group
+from model_core.request import Hypothesis, Request
+from model_core.search import Choice, Search
+
+NUM_STEPS = 10
+_SOURCE_LENS = (3, 11, 6)
+_NUM_BEAMS = 2
+_SEED = 20
+
+TOLERANCES: dict[torch.dtype, float] = {
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+"""Largest difference of a logit that passes, relative to the largest logit of the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """What the check found.
+
+    Attributes:
+        difference: Largest difference of a logit, relative to the largest logit.
+        tolerance: What would still have passed.
+    """
+
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the lean decoder may serve the checkpoint."""
+        return self.difference <= self.tolerance
+
+
+class _RandomSearch(Search):
+    """Chooses tokens and parents at random: reaches states that a likely search would not."""
+
+    def __init__(self, device: torch.device, token_ids: Sequence[int], seed: int) -> None:
+        super().__init__(len(_SOURCE_LENS), _NUM_BEAMS, device)
+        self._choices = torch.tensor(token_ids)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def advance(self, logits: Tensor) -> Choice:
+        """See `Search`; `logits` are ignored."""
+        shape = (self.num_slots, _NUM_BEAMS)
+        parents = torch.randint(_NUM_BEAMS, shape, generator=self._generator).to(self._device)
+        drawn = torch.randint(len(self._choices), shape, generator=self._generator)
+        index = parents[:, :, None].expand(-1, -1, self._token_ids.shape[2])
+        self._token_ids[: self.num_slots] = self._token_ids[: self.num_slots].gather(1, index)
+        self._append(self._choices[drawn].to(self._device))
+        return Choice(parents, [False] * self.num_slots)
+
+    def targets(self) -> list[Tensor]:
+        """Target tokens of every slot, [num_beams, target_len] each."""
+        return [
+            self._token_ids[slot, :, : self._lengths[slot]] for slot in range(self.num_slots)
+        ]
+
+    def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
+        """Never asked for."""
+        raise NotImplementedError
+
+    def _start(self, slot: int) -> None:
+        """Nothing of its own."""
+
+    def _state(self) -> list[Tensor]:
+        return [self._token_ids]
+
+
+@torch.inference_mode()
+def check_decoder(
+    model: PreTrainedModel,
+    decoder: Decoder,
+    encoder: Encoder,
+    *,
+    vocab_size: int,
+    pad_token_id: int,
+    decoder_start_token_id: int,
+) -> SelfCheck:
+    """Compare the lean decoder with the library's forward on random sources and targets.
+
+    Three sources of unequal length, admitted at different steps, two hypotheses each, random
+    tokens and a random change of parents after every step.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    token_ids = [token for token in range(vocab_size) if token != pad_token_id]
+    sources = [
+        tuple(token_ids[i] for i in torch.randint(len(token_ids), (length,), generator=generator))
+        for length in _SOURCE_LENS
+    ]
+    search = _RandomSearch(decoder.device, token_ids, _SEED)
+    layout = CacheLayout(
+        len(decoder.layers), decoder.num_heads, decoder.head_dim, decoder.dtype, decoder.device
+    )
+    group = Group(
+        layout,
+        search,
+        num_slots=len(sources),
+        source_capacity=max(_SOURCE_LENS),
+        position_bias=decoder.position_bias,
+    )
+    parameters = GenerationParameters(
+        decoder_start_token_id=decoder_start_token_id,
+        pad_token_id=pad_token_id,
+        eos_token_ids=(),
+        max_length=NUM_STEPS + 1,
+        num_beams=_NUM_BEAMS,
+    )
+    reference = _Reference(model, encoder, sources, pad_token_id)
+    worst, scale = 0.0, 0.0
+    for step in range(NUM_STEPS):
+        if step < len(sources):
+            request = Request(str(step), sources[step], parameters)
+            group.admit(request, *decoder.project_source(encoder([sources[step]])[0]))
+        last, positions = group.begin_step()
+        logits = decoder.step(last, positions, [group]).float()
+        expected = reference.logits(search.targets())
+        worst = max(worst, float((logits - expected).abs().max()))
+        scale = max(scale, float(expected.abs().max()))
+        group.choose(logits)
+    # NaN compares false with everything: it must fail, not pass.
+    difference = worst / scale if scale > 0 and worst == worst else torch.inf
+    return SelfCheck(difference, TOLERANCES[decoder.dtype])
+
+
+class _Reference:
+    """Logits by the library's own forward, without caches, all sources in one padded batch."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        sources: Sequence[tuple[int, ...]],
+        pad_token_id: int,
+    ) -> None:
+        self._model: Any = model
+        self._pad_token_id = pad_token_id
+        longest = max(map(len, sources))
+        padded = [[*ids, *[pad_token_id] * (longest - len(ids))] for ids in sources]
+        mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in sources]
+        self._source_ids = torch.tensor(padded, device=model.device)
+        self._mask = torch.tensor(mask, device=model.device)
+
+    def logits(self, targets: Sequence[Tensor]) -> Tensor:
+        """Logits after each target; [num_beams, target_len] each -> [rows, vocab], float32."""
+        rows = [row for target in targets for row in target]
+        longest = max(map(len, rows))
+        padded = torch.full((len(rows), longest), self._pad_token_id, device=self._mask.device)
+        for index, row in enumerate(rows):
+            padded[index, : len(row)] = row
+        sources = torch.arange(len(targets)).repeat_interleave(_NUM_BEAMS).to(self._mask.device)
+        outputs = self._model(
+            input_ids=self._source_ids[sources],
+            attention_mask=self._mask[sources],
+            decoder_input_ids=padded,
+            use_cache=False,
+        )
+        last = torch.tensor([len(row) - 1 for row in rows], device=self._mask.device)
+        logits: Tensor = outputs.logits[torch.arange(len(rows), device=last.device), last]
+        return logits.float()
