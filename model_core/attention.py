@@ -36,7 +36,7 @@ def attend(
         logits.append(products)
     weights = torch.softmax(logits[0] if len(logits) == 1 else torch.cat(logits, dim=2), dim=2)
 
-    parts = weights.split([part.shape[2] for part in logits], dim=2)
+    parts = torch.split(weights, [part.shape[2] for part in logits], dim=2)
     context = torch.bmm(parts[0], _heads(blocks[0].values[layer]))
     for part, block in zip(parts[1:], blocks[1:], strict=True):
         context = torch.baddbmm(context, part, _heads(block.values[layer]))

@@ -81,7 +81,7 @@ class CrossAttentionCache:
         self._source_lens = [0] * num_slots
 
     def write(self, slot: int, keys: Tensor, values: Tensor) -> None:
-        """Store one source: `keys` and `values` are `[num_layers, num_heads, source_len, head_dim]`."""
+        """Store one source: keys and values, each [num_layers, num_heads, source_len, head_dim]."""
         source_len = keys.shape[2]
         self._entries.keys[:, slot, :, :source_len] = keys
         self._entries.values[:, slot, :, :source_len] = values
@@ -177,7 +177,7 @@ class SelfAttentionCache:
                 block.move(source, destination, positions * self._num_beams)
 
     def choose_parents(self, parents: Tensor) -> None:
-        """Let row `b` of slot `s` continue what row `parents[s, b]` wrote; `[num_slots, num_beams]`."""
+        """Let row `b` of slot `s` continue row `parents[s, b]`; [num_slots, num_beams]."""
         num_slots = parents.shape[0]
         lineage = self._ancestry[:num_slots]
         index = parents[:, :, None].expand(-1, -1, lineage.shape[2])
@@ -253,7 +253,7 @@ class PositionBias:
         self._by_distance = table[buckets].T.contiguous()
 
     def __call__(self, positions: Tensor, start: int, end: int) -> Tensor:
-        """Bias of keys `start` to `end` for queries at `positions`: `[num_slots, num_heads, keys]`."""
+        """Bias of keys `start` to `end` for queries at `positions`: [num_slots, num_heads, keys]."""
         keys = torch.arange(start, end, device=positions.device)
         distance = (positions[:, None] - keys).clamp(0, self._by_distance.shape[1] - 1)
         return self._by_distance[:, distance].transpose(0, 1)

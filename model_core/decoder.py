@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model_core.cache import PositionBias
+from model_core.cache import CacheLayout, PositionBias
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +213,10 @@ class AttentionContext(Protocol):
         """Hypotheses of the group."""
 
     def self_attention(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Store key and value, attend; all `[num_rows, num_heads, head_dim]` -> `[num_rows, -1]`."""
+        """Store key and value, attend; all [num_rows, num_heads, head_dim] -> [num_rows, -1]."""
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
-        """Attend to the sources; `[num_rows, num_heads, head_dim]` -> `[num_rows, -1]`."""
+        """Attend to the sources; [num_rows, num_heads, head_dim] -> [num_rows, -1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,14 +248,12 @@ class Decoder:
     max_positions: int | None = None
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the caches hold."""
-        return self.layers[0].self_attention.query_key_value.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.embeddings.tokens.device
+    def cache_layout(self) -> CacheLayout:
+        """Shape, type and place of what the caches hold."""
+        weight = self.layers[0].self_attention.query_key_value.weight
+        return CacheLayout(
+            len(self.layers), self.num_heads, self.head_dim, weight.dtype, weight.device
+        )
 
     def project_source(self, encoder_outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-attention keys and values of one source in all layers.
@@ -290,14 +288,12 @@ class Decoder:
         """
         hidden = self.embeddings(token_ids, positions)
         for index, layer in enumerate(self.layers):
-            own, cross, feed_forward = layer.self_attention, layer.cross_attention, layer.feed_forward
-            hidden = self._residual(
-                hidden, own.norm, partial(self._self_attend, own, index, contexts)
-            )
-            hidden = self._residual(
-                hidden, cross.norm, partial(self._cross_attend, cross, index, contexts)
-            )
-            hidden = self._residual(hidden, feed_forward.norm, feed_forward)
+            own, cross = layer.self_attention, layer.cross_attention
+            self_attend = partial(self._self_attend, own, index, contexts)
+            cross_attend = partial(self._cross_attend, cross, index, contexts)
+            hidden = self._residual(hidden, own.norm, self_attend)
+            hidden = self._residual(hidden, cross.norm, cross_attend)
+            hidden = self._residual(hidden, layer.feed_forward.norm, layer.feed_forward)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
         return self.head(hidden)
@@ -340,4 +336,4 @@ class Decoder:
 
 
 def _split(rows: Tensor, contexts: Sequence[AttentionContext]) -> Sequence[Tensor]:
-    return rows.split([context.num_rows for context in contexts])
+    return torch.split(rows, [context.num_rows for context in contexts])

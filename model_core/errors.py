@@ -1,16 +1,16 @@
 """What can go wrong, as a small tree; `app` turns it into HTTP in one place.
 
-    TandemError
-    ├── CheckpointError              a checkpoint cannot be loaded or served
-    ├── InvalidRequestError          the caller asked for something impossible
-    │   ├── InvalidParameterError    one field, its value, what was expected
-    │   ├── SourceTooLongError       more source tokens than the checkpoint has positions
-    │   ├── RequestTooLargeError     needs more cache than there is
-    │   └── UnknownLanguageError     a language (pair) that the checkpoint does not know
-    ├── QueueFullError               refused early: no room to wait
-    ├── DeadlineExceededError        accepted, but not finished in time
-    ├── RequestFailedError           its own step raised; its batch mates go on
-    └── EngineClosedError            draining, stopped or dead: nothing new is taken
+TandemError
+├── CheckpointError              a checkpoint cannot be loaded or served
+├── InvalidRequestError          the caller asked for something impossible
+│   ├── InvalidParameterError    one field, its value, what was expected
+│   ├── SourceTooLongError       more source tokens than the checkpoint has positions
+│   ├── RequestTooLargeError     needs more cache than there is
+│   └── UnknownLanguageError     a language (pair) that the checkpoint does not know
+├── QueueFullError               refused early: no room to wait
+├── DeadlineExceededError        accepted, but not finished in time
+├── RequestFailedError           its own step raised; its batch mates go on
+└── EngineClosedError            draining, stopped or dead: nothing new is taken
 """
 
 

@@ -5,7 +5,6 @@ article. Slots in use are always the first ones: when a request ends, the last s
 the hole.
 """
 
-import torch
 from torch import Tensor
 
 from model_core.attention import attend
@@ -128,4 +127,4 @@ class Group:
 
     def _by_slot(self, rows: Tensor) -> Tensor:
         """[num_rows, num_heads, head_dim] -> [num_slots, num_beams, num_heads, head_dim]."""
-        return rows.unflatten(0, (-1, self.num_beams))
+        return rows.view(-1, self.num_beams, *rows.shape[1:])

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model_core.cache import CacheLayout
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_length
 from model_core.group import Group
@@ -30,9 +29,7 @@ class LeanRunner:
         self._encoder = encoder
         self._decoder = decoder
         self._encoder_outputs = EncoderOutputCache(encoder_cache_bytes)
-        self._layout = CacheLayout(
-            len(decoder.layers), decoder.num_heads, decoder.head_dim, decoder.dtype, decoder.device
-        )
+        self._layout = decoder.cache_layout
         self._groups: list[Group] = []
 
     def cost_bytes(self, request: Request) -> int:
@@ -59,7 +56,7 @@ class LeanRunner:
         num_rows = [group.num_rows for group in groups]
         logits = self._decoder.step(torch.cat(token_ids), torch.cat(positions), groups)
         finished: list[tuple[Request, Output]] = []
-        for group, rows in zip(groups, logits.split(num_rows), strict=True):
+        for group, rows in zip(groups, torch.split(logits, num_rows), strict=True):
             finished += group.choose(rows)
         self._drop_empty_groups()
         return StepReport(tuple(finished), sum(num_rows))

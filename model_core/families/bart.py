@@ -24,7 +24,7 @@ _NORM_FIRST = {"mbart", "m2m_100", "pegasus"}
 def build_bart_decoder(model: PreTrainedModel) -> Decoder:
     """The lean decoder of a `...ForConditionalGeneration` of this family (or `MarianMTModel`)."""
     config: Any = model.config
-    decoder: Any = model.get_decoder()
+    decoder: Any = model.model.decoder
     num_heads = config.decoder_attention_heads
     head_dim = config.d_model // num_heads
     bias = getattr(model, "final_logits_bias", None)

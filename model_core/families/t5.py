@@ -24,7 +24,7 @@ from model_core.families.weights import linear, rms_norm
 def build_t5_decoder(model: PreTrainedModel) -> Decoder:
     """The lean decoder of a `T5ForConditionalGeneration` or `MT5ForConditionalGeneration`."""
     config: Any = model.config
-    decoder: Any = model.get_decoder()
+    decoder: Any = model.decoder
     # Only T5 itself scales; its v1.1 checkpoints say `tie_word_embeddings: false` and do not.
     scaled = getattr(config, "scale_decoder_outputs", False)
     return Decoder(
@@ -42,7 +42,8 @@ def build_t5_decoder(model: PreTrainedModel) -> Decoder:
 
 def _position_bias(attention: Any, config: Any) -> PositionBias:
     max_distance = config.relative_attention_max_distance
-    buckets = T5Attention._relative_position_bucket(
+    bucket_of: Any = T5Attention._relative_position_bucket
+    buckets = bucket_of(
         -torch.arange(max_distance + 1),
         bidirectional=False,
         num_buckets=config.relative_attention_num_buckets,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model_core.engine import Engine
-from model_core.request import Request
+from model_core.request import Output, Request
 from model_core.scheduler import EngineLimits
 from tests import tiny
 from tests.lean import Lean, load_lean, random_parameters, random_source
@@ -76,7 +76,8 @@ def test_every_mixture_of_parameters_shares_a_batch(lean: Lean) -> None:
         for number in range(24)
     ]
     runner = lean.runner(encoder_cache_bytes=4096)
-    waiting, outputs = list(requests), {}
+    waiting = list(requests)
+    outputs: dict[Request, Output] = {}
     while len(outputs) < len(requests):
         joining = [waiting.pop() for _ in range(min(len(waiting), rng.randint(0, 4)))]
         if joining:

@@ -1,0 +1,62 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_core.encoder import Encoder, EncoderOutputCache, batch_by_length
+from tests.lean import load_lean
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=30))
+def test_batches_hold_every_source_once_and_waste_little_on_padding(lengths: list[int]) -> None:
+    sources = [(number,) * length for number, length in enumerate(lengths)]
+    batches = batch_by_length(sources)
+    assert sorted(source for batch in batches for source in batch) == sorted(sources)
+    for batch in batches:
+        shortest, longest = len(batch[0]), max(map(len, batch))
+        assert longest <= 1.25 * shortest + 8
+
+
+def test_a_source_is_encoded_alike_alone_and_in_a_padded_batch() -> None:
+    lean = load_lean("bart")
+    encoder = Encoder(lean.model, lean.defaults.pad_token_id)
+    sources = [(5, 6, 7), (8, 9, 10, 11, 12, 2), (13, 2)]
+    with torch.inference_mode():
+        batched = encoder(sources)
+        for source, outputs in zip(sources, batched, strict=True):
+            torch.testing.assert_close(outputs, encoder([source])[0], rtol=1e-4, atol=1e-4)
+
+
+def outputs(num_tokens: int) -> torch.Tensor:
+    return torch.zeros(num_tokens, 2)  # 8 bytes a token
+
+
+def test_cache_drops_the_least_recently_used_beyond_its_bytes() -> None:
+    cache = EncoderOutputCache(max_bytes=8 * 10)
+    cache.put((1,), outputs(4))
+    cache.put((2,), outputs(4))
+    assert cache.get((1,)) is not None
+    cache.put((3,), outputs(4))
+    assert cache.get((2,)) is None
+    assert cache.get((1,)) is not None
+    assert cache.num_bytes == 8 * 8
+
+
+def test_cache_keeps_nothing_larger_than_its_bound() -> None:
+    cache = EncoderOutputCache(max_bytes=8)
+    cache.put((1, 2), outputs(2))
+    assert cache.get((1, 2)) is None
+    assert cache.num_bytes == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5)), max_size=40),
+    st.integers(0, 100),
+)
+def test_cache_never_holds_more_than_its_bound(puts: list[tuple[int, int]], bound: int) -> None:
+    cache = EncoderOutputCache(bound)
+    held: dict[tuple[int, ...], torch.Tensor] = {}
+    for key, num_tokens in puts:
+        cache.put((key,), outputs(num_tokens))
+        assert cache.num_bytes <= bound
+    held = {(key,): found for key in range(7) if (found := cache.get((key,))) is not None}
+    assert sum(each.nbytes for each in held.values()) == cache.num_bytes

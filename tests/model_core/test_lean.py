@@ -1,0 +1,154 @@
+"""Slots under any order of joining, leaving and finishing."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from model_core.lean import SLOTS_PER_GROUP, LeanRunner
+from model_core.request import Output, Request
+from tests.lean import load_lean, random_source
+from tests.parity import assert_same, generate_alone
+
+LEAN = load_lean("bart")
+
+
+class Slots(RuleBasedStateMachine):
+    """Requests join and leave at random; those that stay get their own tokens all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = LEAN.runner()
+        self.rng = random.Random(0)
+        self.running: list[Request] = []
+        self.finished: list[tuple[Request, Output]] = []
+        self.number = 0
+
+    @rule(num_beams=st.sampled_from([1, 2, 3]), count=st.integers(1, 4), longest=st.integers(2, 70))
+    def admit(self, num_beams: int, count: int, longest: int) -> None:
+        parameters = replace(LEAN.defaults, num_beams=num_beams, max_length=self.rng.randint(2, 12))
+        joining = []
+        for _ in range(count):
+            self.number += 1
+            source_ids = random_source(LEAN, self.rng, longest)
+            joining.append(Request(str(self.number), source_ids, parameters))
+        self.runner.admit(joining)
+        self.running += joining
+
+    @rule()
+    def step(self) -> None:
+        report = self.runner.step()
+        assert report.num_rows == sum(each.parameters.num_beams for each in self.running)
+        for request, output in report.finished:
+            self.running.remove(request)  # raises for one that had left, or ends twice
+            self.finished.append((request, output))
+
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        leaving = [each for each in self.running if data.draw(st.booleans())]
+        self.runner.remove(leaving)
+        self.running = [each for each in self.running if each not in leaving]
+
+    @invariant()
+    def every_running_request_holds_one_slot(self) -> None:
+        held = [each for group in self.runner._groups for each in group.requests]
+        assert sorted(each.request_id for each in held) == sorted(
+            each.request_id for each in self.running
+        )
+
+    @invariant()
+    def groups_are_neither_empty_nor_overfull(self) -> None:
+        for group in self.runner._groups:
+            assert 0 < len(group.requests) <= SLOTS_PER_GROUP
+            assert group.search.num_slots == len(group.requests)
+
+    def teardown(self) -> None:
+        while self.running:
+            self.step()
+        for request, output in self.finished:
+            assert_same(output, generate_alone(LEAN.model, request.source_ids, request.parameters))
+
+
+TestSlots = Slots.TestCase
+TestSlots.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+
+
+def request(number: int, **parameters: Any) -> Request:
+    source_ids = random_source(LEAN, random.Random(number))
+    return Request(str(number), source_ids, replace(LEAN.defaults, **parameters))
+
+
+def run(runner: LeanRunner) -> dict[Request, Output]:
+    outputs: dict[Request, Output] = {}
+    while (report := runner.step()).num_rows:
+        outputs.update(report.finished)
+    return outputs
+
+
+def test_more_requests_than_slots_open_another_group() -> None:
+    runner = LEAN.runner()
+    requests = [request(number, max_length=4) for number in range(SLOTS_PER_GROUP + 5)]
+    runner.admit(requests)
+    outputs = run(runner)
+    assert len(outputs) == len(requests)
+    for each in requests[::9]:
+        assert_same(outputs[each], generate_alone(LEAN.model, each.source_ids, each.parameters))
+
+
+def test_a_target_longer_than_a_cache_block_stays_exact() -> None:
+    lean = load_lean("t5")  # no limit of positions
+    wanted = replace(lean.defaults, eos_token_ids=(), max_length=150, num_beams=3)
+    source_ids = random_source(lean, random.Random(3))
+    late = Request("late", source_ids[::-1], wanted)
+    early = Request("early", source_ids, wanted)
+    runner = lean.runner()
+    runner.admit([early])
+    for _ in range(70):
+        runner.step()
+    runner.admit([late])
+    outputs = run(runner)
+    for each in (early, late):
+        assert_same(outputs[each], generate_alone(lean.model, each.source_ids, wanted))
+
+
+def test_a_source_is_encoded_once_for_all_who_send_it() -> None:
+    runner = LEAN.runner(encoder_cache_bytes=1 << 20)
+    first, second = request(1), request(1, num_beams=4)
+    assert runner.admit([first, second]).num_encoded == 1
+    again = runner.admit([request(1)])
+    assert (again.num_encoded, again.num_cached) == (0, 1)
+
+
+def test_encode_report_counts_real_and_padded_tokens() -> None:
+    runner = LEAN.runner()
+    requests = [
+        Request(str(length), tuple(range(5, 5 + length)), LEAN.defaults) for length in (10, 12)
+    ]
+    report = runner.admit(requests)
+    assert (report.source_tokens, report.padded_tokens) == (22, 24)
+
+
+def test_reset_frees_every_slot_and_the_runner_goes_on() -> None:
+    runner = LEAN.runner()
+    runner.admit([request(1), request(2, num_beams=3)])
+    runner.step()
+    runner.reset()
+    assert runner.step().num_rows == 0
+    again = request(3)
+    runner.admit([again])
+    reference = generate_alone(LEAN.model, again.source_ids, again.parameters)
+    assert_same(run(runner)[again], reference)
+
+
+def test_cost_grows_with_source_beams_and_target() -> None:
+    runner = LEAN.runner()
+    base = Request("a", (5,) * 10, replace(LEAN.defaults, max_length=20))
+    wider = Request("b", (5,) * 10, replace(LEAN.defaults, max_length=20, num_beams=4))
+    config = LEAN.model.config
+    per_token = 2 * config.decoder_layers * config.d_model * torch.float32.itemsize
+    assert runner.cost_bytes(base) == (10 + 20) * per_token
+    assert runner.cost_bytes(wider) == (10 + 80) * per_token
