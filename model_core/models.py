@@ -1,0 +1,181 @@
+"""Loaded checkpoints behind one API, whichever way their tokens are made."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from time import monotonic
+
+import torch
+
+from model_core.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
+from model_core.encoder import Encoder
+from model_core.engine import Engine
+from model_core.fallback import GenerateRunner
+from model_core.families import find_family
+from model_core.generation import GenerationLimits
+from model_core.lean import LeanRunner
+from model_core.ledger import EngineStats
+from model_core.observer import EngineObserver
+from model_core.request import Output
+from model_core.runner import ModelRunner
+from model_core.scheduler import EngineLimits
+from model_core.self_check import check_decoder
+from model_core.text import PreparedSource, TextProcessor
+
+_logger = logging.getLogger(__name__)
+
+GENERATE = "generate"
+"""Family of the checkpoints that are served through the library's own `generate()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Which checkpoint to load under which name.
+
+    Attributes:
+        name: What answers, metrics and routes call it; unique in a set.
+        location: A local folder or a Hub id.
+        revision: Of a Hub id; None for its default branch.
+    """
+
+    name: str
+    location: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """One checkpoint that answers requests.
+
+    Attributes:
+        name: See `ModelSource`.
+        family: `bert`, `bart`, `t5`, or `generate` where there is no lean decoder.
+        checkpoint: What was loaded.
+        text: Texts to sources and back.
+        engine: The engine that runs it.
+    """
+
+    name: str
+    family: str
+    checkpoint: Checkpoint
+    text: TextProcessor
+    engine: Engine
+
+    def submit(self, prepared: PreparedSource, *, deadline: float | None = None) -> Future[Output]:
+        """Hand a prepared source to the engine; see `Engine.submit`."""
+        return self.engine.submit(
+            self.name, prepared.source_ids, prepared.parameters, deadline=deadline
+        )
+
+    def stats(self) -> EngineStats:
+        """The load of this checkpoint."""
+        return self.engine.stats(self.name)
+
+
+class ModelSet:
+    """All checkpoints of a process, started and stopped together."""
+
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self.models = dict(models)
+        self._engines = list({id(model.engine): model.engine for model in models.values()}.values())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop of every engine runs."""
+        return all(engine.is_alive for engine in self._engines)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return any(engine.is_draining for engine in self._engines)
+
+    def start(self) -> None:
+        """Start every loop."""
+        for engine in self._engines:
+            engine.start()
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Take nothing new, and wait until what was accepted has ended; whether all of it did."""
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        drained = [
+            engine.drain(None if deadline is None else max(0.0, deadline - monotonic()))
+            for engine in self._engines
+        ]
+        return all(drained)
+
+    def close(self) -> None:
+        """Stop every loop; what is in flight ends with an error."""
+        for engine in self._engines:
+            engine.close()
+
+
+def load_models(
+    sources: Iterable[ModelSource],
+    options: CheckpointOptions,
+    limits: EngineLimits,
+    generation_limits: GenerationLimits,
+    *,
+    encoder_cache_bytes: int = 0,
+    observer: EngineObserver | None = None,
+) -> ModelSet:
+    """Load checkpoints and give each its engine; nothing runs before `ModelSet.start`.
+
+    Lean checkpoints share one engine and take turns. A checkpoint that goes through `generate()`
+    blocks for whole requests, so it has an engine of its own.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be loaded.
+    """
+    checkpoints = {
+        source.name: load_checkpoint(source.location, replace(options, revision=source.revision))
+        for source in sources
+    }
+    runners = {
+        name: make_runner(checkpoint, encoder_cache_bytes=encoder_cache_bytes)
+        for name, checkpoint in checkpoints.items()
+    }
+    lean = {name: runner for name, (family, runner) in runners.items() if family != GENERATE}
+    shared = Engine(lean, limits, observer=observer)
+    models = {}
+    for name, checkpoint in checkpoints.items():
+        family, runner = runners[name]
+        own = family == GENERATE
+        engine = Engine({name: runner}, limits, observer=observer) if own else shared
+        text = TextProcessor(checkpoint, generation_limits)
+        models[name] = ServedModel(name, family, checkpoint, text, engine)
+    return ModelSet(models)
+
+
+def make_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> tuple[str, ModelRunner]:
+    """The family and the runner of a checkpoint: lean where that is shown to be right.
+
+    A checkpoint whose architecture has no family, whose own defaults ask for something that the
+    lean search lacks, or that fails the self-check, goes through `generate()`.
+    """
+    pad_token_id = checkpoint.defaults.pad_token_id
+    reason = "its architecture has no lean decoder"
+    found = find_family(checkpoint.model)
+    if checkpoint.defaults.unserved:
+        reason = f"its defaults ask for {', '.join(checkpoint.defaults.unserved)}"
+    elif found is not None:
+        family, build = found
+        with torch.no_grad():
+            decoder = build(checkpoint.model)
+        encoder = Encoder(checkpoint.model, pad_token_id)
+        check = check_decoder(
+            checkpoint.model,
+            decoder,
+            encoder,
+            vocab_size=checkpoint.vocab_size,
+            pad_token_id=pad_token_id,
+            decoder_start_token_id=checkpoint.defaults.decoder_start_token_id,
+        )
+        if check.passed:
+            return family, LeanRunner(encoder, decoder, encoder_cache_bytes=encoder_cache_bytes)
+        reason = (
+            f"its logits differ by {check.difference:.1e} of their scale from the library's, "
+            f"more than {check.tolerance:.0e}"
+        )
+    _logger.warning("%s is served through generate(), slower: %s", checkpoint.name, reason)
+    return GENERATE, GenerateRunner(checkpoint.model, pad_token_id)
