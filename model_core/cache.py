@@ -253,7 +253,7 @@ class PositionBias:
         self._by_distance = table[buckets].T.contiguous()
 
     def __call__(self, positions: Tensor, start: int, end: int) -> Tensor:
-        """Bias of keys `start` to `end` for queries at `positions`: [num_slots, num_heads, keys]."""
+        """Bias of keys `start` to `end` for queries at `positions`: [num_slots, heads, keys]."""
         keys = torch.arange(start, end, device=positions.device)
         distance = (positions[:, None] - keys).clamp(0, self._by_distance.shape[1] - 1)
         return self._by_distance[:, distance].transpose(0, 1)

@@ -48,11 +48,18 @@ class GenerationParameters:
     suppress_tokens: tuple[int, ...] = ()
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     renormalize_logits: bool = False
+    do_sample: bool = False
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether equal parameters give equal results; sampling has no seed, so it does not."""
+        return not self.do_sample
 
     def generate_kwargs(self) -> dict[str, Any]:
         """The same request as keyword arguments of transformers' `generate()`.
 
-        Every parameter is named, so that nothing is left to the model's own generation config.
+        Every parameter that a request may name is here, so that none is left to the model's own
+        generation config. What only the checkpoint can ask for (`unserved`) stays there.
         """
         return {
             "decoder_start_token_id": self.decoder_start_token_id,
@@ -71,10 +78,9 @@ class GenerationParameters:
             "forced_bos_token_id": self.forced_bos_token_id,
             "forced_eos_token_id": list(self.forced_eos_token_ids) or None,
             "suppress_tokens": list(self.suppress_tokens) or None,
-            "begin_suppress_tokens": None,
             "bad_words_ids": [list(word) for word in self.bad_words_ids] or None,
             "renormalize_logits": self.renormalize_logits,
-            "do_sample": False,
+            "do_sample": self.do_sample,
         }
 
 
@@ -136,6 +142,7 @@ class GenerationDefaults:
         vocab_size: Logits of one step.
         max_target_len: Decoder positions; None where positions are relative.
         renormalize_logits: Whether processed scores are normalised again; no request changes it.
+        do_sample: Whether tokens are drawn; only `generate()` can, so `unserved` names it too.
         unserved: Generation features that the checkpoint asks for and the lean search lacks.
     """
 
@@ -146,6 +153,7 @@ class GenerationDefaults:
     vocab_size: int
     max_target_len: int | None
     renormalize_logits: bool = False
+    do_sample: bool = False
     unserved: tuple[str, ...] = ()
 
     def for_task(self, name: str) -> "GenerationDefaults":
@@ -160,10 +168,12 @@ class GenerationLimits:
     Attributes:
         max_num_beams: Hypotheses of one request.
         max_target_len: Target tokens of one request, the decoder start token included.
+        max_source_len: Source tokens of one request, where the checkpoint has more positions.
     """
 
     max_num_beams: int = 16
     max_target_len: int = 1024
+    max_source_len: int = 8192
 
 
 def resolve(
@@ -222,6 +232,7 @@ class _Resolver:
             suppress_tokens=self._take("suppress_tokens", self._token_ids, ()),
             bad_words_ids=self._bad_words(eos_token_ids),
             renormalize_logits=defaults.renormalize_logits,
+            do_sample=defaults.do_sample,
         )
         self._check_together(parameters)
         return parameters

@@ -65,7 +65,7 @@ class InFlight:
     def add(self, request: Request) -> None:
         """Track a new request; it needs a subscription at once."""
         self._subscriptions[request] = set()
-        if _is_deterministic(request.parameters):
+        if request.parameters.is_deterministic:
             self._shared[_key(request)] = request
 
     def subscribe(self, request: Request, deadline: float) -> Subscription:
@@ -110,8 +110,3 @@ class InFlight:
 
 def _key(request: Request) -> _Key:
     return request.source_ids, request.parameters
-
-
-def _is_deterministic(parameters: GenerationParameters) -> bool:
-    """Whether equal parameters give equal results: so does every search there is."""
-    return True

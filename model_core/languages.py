@@ -10,12 +10,13 @@ A checkpoint says so in one of these places; the first that says anything holds:
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import langcodes
+from langcodes.tag_parser import LanguageTagError
 from transformers import PreTrainedTokenizerBase
 
 from model_core.errors import CheckpointError, UnknownLanguageError
@@ -61,8 +62,8 @@ class Languages:
     Attributes:
         sources: Codes, as the checkpoint writes them; empty where it does not name them.
         targets: The same for target languages.
-        prefixes: Text before the source, for each pair; where there are any, no other pair is
-            known.
+        pair_prefixes: T5's text before the source, by pair; where given, no other pair is known.
+        target_markers: Marian's token before the source, by target language.
         target_tokens: The token that makes an answer begin in each target language.
         marks_source: Whether the tokenizer has a source language as state.
         default_target: The target language that the checkpoint's generation defaults force.
@@ -70,8 +71,9 @@ class Languages:
 
     sources: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
-    prefixes: Mapping[tuple[str, str], str] | None = None
-    target_tokens: Mapping[str, str] | None = None
+    pair_prefixes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    target_markers: Mapping[str, str] = field(default_factory=dict)
+    target_tokens: Mapping[str, str] = field(default_factory=dict)
     marks_source: bool = False
     default_target: str | None = None
 
@@ -96,24 +98,21 @@ class Languages:
         """
         source = _choose("source_lang", source_lang, self.sources, default=None)
         targets = self.targets
-        if self.prefixes:
-            targets = tuple(target for origin, target in self.prefixes if origin == source)
+        if self.pair_prefixes:
+            targets = tuple(target for origin, target in self.pair_prefixes if origin == source)
         target = _choose("target_lang", target_lang, targets, default=self.default_target)
         return LanguagePair(
             source_lang=source,
             target_lang=target,
             tokenizer_lang=source if self.marks_source else None,
-            target_token=(self.target_tokens or {}).get(target or ""),
-            **self._prefix(source, target),
+            target_token=self.target_tokens.get(target or ""),
+            prefix=self._prefix(source or "", target or ""),
+            task_name=f"translation_{source}_to_{target}" if self.pair_prefixes else None,
         )
 
-    def _prefix(self, source: str | None, target: str | None) -> dict[str, Any]:
-        if not self.prefixes or source is None or target is None:
-            return {}
-        return {
-            "prefix": self.prefixes[source, target],
-            "task_name": f"translation_{source}_to_{target}",
-        }
+    def _prefix(self, source: str, target: str) -> str:
+        marker = self.target_markers.get(target)
+        return self.pair_prefixes.get((source, target), "") if marker is None else f"{marker} "
 
 
 def read_languages(
@@ -148,13 +147,16 @@ def _stated(config: Mapping[str, Any]) -> tuple[str, str] | None:
     entry = config.get("tandem")
     if entry is None:
         return None
-    pair = [entry.get(name) for name in ("source_lang", "target_lang")] if entry else []
-    if not isinstance(entry, dict) or not all(isinstance(code, str) and code for code in pair):
+    pair: tuple[Any, Any] = (None, None)
+    if isinstance(entry, dict):
+        pair = (entry.get("source_lang"), entry.get("target_lang"))
+    source, target = pair
+    if not (isinstance(source, str) and source and isinstance(target, str) and target):
         raise CheckpointError(
-            'config.json says "tandem": '
-            f"{entry!r}, expected an object with source_lang and target_lang"
+            f'config.json says "tandem": {entry!r}, '
+            "expected an object with source_lang and target_lang"
         )
-    return pair[0], pair[1]
+    return source, target
 
 
 def _of_tokenizer(
@@ -194,7 +196,7 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def _of_marian(tokenizer: PreTrainedTokenizerBase) -> Languages:
-    source, target = _marian_pair(tokenizer)
+    source, target = tokenizer.source_lang, tokenizer.target_lang
     sources = (source,) if source and not _is_collective(source) else ()
     markers = {
         found[1]: marker
@@ -202,13 +204,8 @@ def _of_marian(tokenizer: PreTrainedTokenizerBase) -> Languages:
         if (found := _TARGET_MARKER.fullmatch(marker))
     }
     if markers:
-        prefixes = {(origin, code): f"{markers[code]} " for origin in sources for code in markers}
-        return Languages(sources=sources, targets=tuple(sorted(markers)), prefixes=prefixes)
+        return Languages(sources=sources, targets=tuple(sorted(markers)), target_markers=markers)
     return Languages(sources=sources, targets=(target,) if target else ())
-
-
-def _marian_pair(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str | None]:
-    return tokenizer.source_lang, tokenizer.target_lang
 
 
 def _is_collective(code: str) -> bool:
@@ -224,22 +221,22 @@ def _of_prefixes(task_specific_params: Mapping[str, Any]) -> Languages:
     return Languages(
         sources=tuple(sorted({source for source, _ in prefixes})),
         targets=tuple(sorted({target for _, target in prefixes})),
-        prefixes=prefixes or None,
+        pair_prefixes=prefixes,
     )
 
 
 def _choose(
-    field: str, given: str | None, known: tuple[str, ...], *, default: str | None
+    name: str, given: str | None, known: tuple[str, ...], *, default: str | None
 ) -> str | None:
     if not known:  # the checkpoint does not say: there is nothing to check against
         return given
     if given is None:
         if len(known) > 1 and default not in known:
-            raise UnknownLanguageError(field, None, known)
+            raise UnknownLanguageError(name, None, known)
         return default if default in known else known[0]
     code = match_language(given, known)
     if code is None:
-        raise UnknownLanguageError(field, given, known)
+        raise UnknownLanguageError(name, given, known)
     return code
 
 
@@ -272,19 +269,17 @@ def _tag(code: str) -> str | None:
     """A BCP 47 tag; fairseq's `XX` (no territory in particular) is left out."""
     try:
         tag = langcodes.standardize_tag(_bare(code).removesuffix("_XX"))
-    except langcodes.LanguageTagError:
+    except LanguageTagError:
         return None
     return tag if langcodes.tag_is_valid(tag) else None
 
 
 def _means_same(wanted: str, known: str) -> bool:
     """Whether two tags are of one (macro)language: near ones, as `lb` and `de`, are not."""
-    return _macrolanguages([wanted])[0] == _macrolanguages([known])[0] or (
-        langcodes.tag_distance(wanted, known) <= 1
-    )
+    if _macrolanguage(wanted) == _macrolanguage(known):
+        return True
+    return langcodes.tag_distance(wanted, known) <= 1
 
 
-def _macrolanguages(tags: Sequence[str]) -> list[str | None]:
-    return [
-        langcodes.Language.get(langcodes.standardize_tag(tag, macro=True)).language for tag in tags
-    ]
+def _macrolanguage(tag: str) -> str | None:
+    return langcodes.Language.get(langcodes.standardize_tag(tag, macro=True)).language

@@ -3,6 +3,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 
@@ -190,6 +191,16 @@ def test_identical_requests_share_one_slot_also_when_the_first_is_running() -> N
     assert [len(requests) for requests in bench.runner.admissions] == [1, 1]
     assert bench.observer.num_coalesced == 2
     assert bench.observer.outcomes == ["finished"] * 4
+
+
+def test_sampled_requests_are_never_coalesced() -> None:
+    bench = Bench()
+    sampled = replace(parameters(), do_sample=True)
+    for _ in range(2):
+        bench.engine.submit("m", (5,), sampled)
+    bench.engine.step()
+    assert bench.observer.num_coalesced == 0
+    assert len(bench.runner.slots) == 2
 
 
 def test_identical_request_joins_even_when_the_queue_is_full() -> None:

@@ -1,0 +1,374 @@
+"""A checkpoint in a folder or on the Hub -> model, tokenizer, generation defaults, languages."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.hub import cached_file
+
+from model_core.defaults import CheckpointFiles, read_defaults
+from model_core.errors import CheckpointError
+from model_core.generation import GenerationDefaults, Task
+from model_core.languages import Languages, read_languages
+
+logger = logging.getLogger(__name__)
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DEVICE = re.compile(r"cpu|cuda(:(\d+))?")
+_HALF_PRECISION = (torch.bfloat16, torch.float16)
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOptions:
+    """How to load a checkpoint.
+
+    Attributes:
+        dtype: `auto` is float32 on a CPU, whatever the file holds; on CUDA it is the file's, if
+            that is float16 or bfloat16, and float32 otherwise.
+        device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+        revision: Branch, tag or commit on the Hub.
+        allow_pickle: Whether weights may be pickles, which can run any code.
+        trust_remote_code: Whether Python code of the checkpoint may run.
+    """
+
+    dtype: DType = "auto"
+    device: str = "auto"
+    revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A loaded checkpoint: everything that is read from its files.
+
+    Attributes:
+        name: The folder's name, or the Hub id.
+        source: Folder or Hub id, as it was given.
+        revision: As it was given.
+        architecture: Class of the model.
+        model: In evaluation mode, without gradients, on its device and in its dtype.
+        tokenizer: Not safe to share among threads; see `model_core.text`.
+        defaults: Generation defaults; `for_task` has those of a single task.
+        languages: Empty where the checkpoint says nothing of languages.
+        task_prefixes: Text before a source, by the name of the task in `task_specific_params`.
+        max_source_len: Encoder positions; None where they are relative.
+        max_target_len: Decoder positions; None where they are relative.
+        vocab_size: Logits of one step.
+        source_vocab_size: Token ids that the encoder knows.
+        device: Where the model is.
+        dtype: Of its weights.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    architecture: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    defaults: GenerationDefaults
+    languages: Languages
+    task_prefixes: Mapping[str, str]
+    max_source_len: int | None
+    max_target_len: int | None
+    vocab_size: int
+    source_vocab_size: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_checkpoint(
+    source: str, options: CheckpointOptions | None = None, *, task: Task | None = None
+) -> Checkpoint:
+    """Load a checkpoint from a folder or from the Hub.
+
+    Args:
+        source: A folder, or a Hub id (`owner/name`).
+        options: How to load it.
+        task: What it is to serve, where that is one thing: its defaults are then that task's.
+
+    Raises:
+        CheckpointError: It cannot be loaded or served; says what was expected and what was found.
+    """
+    return _Loader(source, options or CheckpointOptions()).load(task)
+
+
+class _Loader:
+    """Reads one checkpoint; every failure names the source as the operator wrote it."""
+
+    def __init__(self, source: str, options: CheckpointOptions) -> None:
+        self._source = source
+        self._options = options
+        self._is_local = Path(source).is_dir()
+
+    def load(self, task: Task | None) -> Checkpoint:
+        """See `load_checkpoint`."""
+        device = _device(self._options.device)
+        self._check_source()
+        config = self._json("config.json", required=True)
+        self._check_architecture(config)
+        self._check_weights()
+        with self._located():
+            model = self._model(device)
+            tokenizer = self._tokenizer()
+            model_config: Any = model.config
+            vocab_size = _vocab_size(model)
+            files = CheckpointFiles(
+                config=config, generation_config=self._json("generation_config.json")
+            )
+            max_target_len = _max_len(_stack(model, "decoder"), model_config, "decoder")
+            defaults = read_defaults(
+                files,
+                model_config=model_config,
+                vocab_size=vocab_size,
+                max_target_len=max_target_len,
+            )
+            languages = read_languages(
+                config,
+                tokenizer,
+                vocab_size=vocab_size,
+                default_target_ids=(
+                    defaults.values.forced_bos_token_id,
+                    defaults.decoder_start_token_id,
+                ),
+            )
+        return Checkpoint(
+            name=Path(self._source).resolve().name if self._is_local else self._source,
+            source=self._source,
+            revision=self._options.revision,
+            architecture=type(model).__name__,
+            model=model,
+            tokenizer=tokenizer,
+            defaults=defaults if task is None else defaults.for_task(TASK_NAMES[task]),
+            languages=languages,
+            task_prefixes=_task_prefixes(files),
+            max_source_len=_max_len(_stack(model, "encoder"), model_config, "encoder"),
+            max_target_len=max_target_len,
+            vocab_size=vocab_size,
+            source_vocab_size=_source_vocab_size(model),
+            device=device,
+            dtype=model.dtype,
+        )
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Say which checkpoint an error is about, whatever raised it."""
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._source}: {error}") from error
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{self._source}: expected a checkpoint that can be loaded, found: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _fail(self, expected: str, found: str) -> CheckpointError:
+        return CheckpointError(f"{self._source}: expected {expected}, found {found}")
+
+    def _check_source(self) -> None:
+        if self._is_local:
+            return
+        if Path(self._source).exists():
+            raise self._fail("a folder or a Hub id", "a file")
+        if not _HUB_ID.fullmatch(self._source) or self._source.startswith("."):
+            raise self._fail("a folder or a Hub id", "neither: no such folder")
+
+    def _file(self, name: str, *, required: bool = False) -> str | None:
+        """Path of a file of the checkpoint, downloaded where need be; None where it has none."""
+        if self._is_local:
+            path = Path(self._source) / name
+            return str(path) if path.is_file() else None
+        try:
+            found: str | None = cached_file(
+                self._source,
+                name,
+                revision=self._options.revision,
+                _raise_exceptions_for_missing_entries=required,
+            )
+        except OSError as error:
+            raise self._fail(
+                "a folder or a Hub id", f"no such folder, and on the Hub: {error}"
+            ) from error
+        return found
+
+    def _json(self, name: str, *, required: bool = False) -> dict[str, Any]:
+        path = self._file(name, required=required)
+        if path is None:
+            if required:
+                raise self._fail(f"a {name}", "none")
+            return {}
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._fail(f"JSON in {name}", str(error)) from error
+        if not isinstance(content, dict):
+            raise self._fail(f"a JSON object in {name}", type(content).__name__)
+        return content
+
+    def _check_architecture(self, config: Mapping[str, Any]) -> None:
+        if self._options.trust_remote_code and "AutoModelForSeq2SeqLM" in (
+            config.get("auto_map") or {}
+        ):
+            return
+        model_type = config.get("model_type")
+        if model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+            found = (
+                f"the architecture {model_type!r} ({', '.join(config.get('architectures') or [])})"
+            )
+            if config.get("auto_map"):
+                found += " with code of its own, which is not trusted"
+            raise self._fail("an encoder-decoder", found)
+
+    def _check_weights(self) -> None:
+        if any(self._file(name) for name in _SAFETENSORS):
+            return
+        pickles = [name for name in _PICKLES if self._file(name)]
+        if not pickles:
+            raise self._fail("weights in model.safetensors", "none")
+        if not self._options.allow_pickle:
+            raise self._fail(
+                "weights in model.safetensors",
+                f"{pickles[0]}, a pickle, which can run any code and is loaded only if allowed",
+            )
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "revision": self._options.revision,
+            "trust_remote_code": self._options.trust_remote_code,
+            "local_files_only": self._is_local,
+        }
+
+    def _model(self, device: torch.device) -> PreTrainedModel:
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(
+            self._source,
+            config=AutoConfig.from_pretrained(self._source, **self._common()),
+            dtype=self._dtype(device),
+            use_safetensors=None if self._options.allow_pickle else True,
+            output_loading_info=True,
+            **self._common(),
+        )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            listed = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+            raise CheckpointError(
+                f"expected every weight of {type(model).__name__}, found {len(missing)} missing: "
+                f"{listed}"
+            )
+        if report["unexpected_keys"]:
+            logger.warning(
+                "%s: weights that are not used: %s",
+                self._source,
+                ", ".join(sorted(report["unexpected_keys"])[:5]),
+            )
+        if self._options.dtype == "auto" and model.dtype not in _HALF_PRECISION:
+            model = model.float()
+        model = model.to(device)
+        model.requires_grad_(False)
+        assert isinstance(model, PreTrainedModel)
+        model.eval()  # type: ignore[no-untyped-call]
+        return model
+
+    def _dtype(self, device: torch.device) -> torch.dtype | Literal["auto"]:
+        if self._options.dtype != "auto":
+            dtype = getattr(torch, self._options.dtype)
+            assert isinstance(dtype, torch.dtype)
+            return dtype
+        return "auto" if device.type == "cuda" else torch.float32
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self._source, **self._common())
+        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+            raise CheckpointError(
+                f"expected a tokenizer, found: {type(error).__name__}: {error}"
+            ) from error
+        assert isinstance(tokenizer, PreTrainedTokenizerBase)
+        # Without its vocabulary the library makes up a tokenizer of a few special tokens.
+        names = {*tokenizer.vocab_files_names.values(), "tokenizer.json"}
+        if tokenizer.vocab_files_names and not any(self._file(name) for name in names):
+            raise CheckpointError(
+                f"expected a tokenizer ({type(tokenizer).__name__}: {', '.join(sorted(names))}), "
+                "found no vocabulary"
+            )
+        return tokenizer
+
+
+TASK_NAMES: dict[Task, str] = {"translate": "translation", "summarize": "summarization"}
+"""Tasks in `task_specific_params`; single language pairs have names of their own."""
+
+
+def _task_prefixes(files: CheckpointFiles) -> dict[str, str]:
+    return {
+        name: str(values["prefix"])
+        for name, values in files.task_specific_params.items()
+        if values.get("prefix")
+    }
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = _DEVICE.fullmatch(name)
+    if found is None:
+        raise CheckpointError(f"expected device auto, cpu, cuda or cuda:N, found {name!r}")
+    num_devices = torch.cuda.device_count()
+    if name != "cpu" and int(found[2] or 0) >= num_devices:
+        raise CheckpointError(f"expected device {name}, found {num_devices} CUDA devices")
+    return torch.device(name)
+
+
+def _stack(model: PreTrainedModel, side: Literal["encoder", "decoder"]) -> nn.Module:
+    stack = model.get_encoder() if side == "encoder" else model.get_decoder()  # type: ignore[no-untyped-call]
+    assert isinstance(stack, nn.Module)
+    return stack
+
+
+def _vocab_size(model: PreTrainedModel) -> int:
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if isinstance(head, nn.Linear):
+        return head.out_features
+    return int(model.config.get_text_config(decoder=True).vocab_size)
+
+
+def _source_vocab_size(model: PreTrainedModel) -> int:
+    embeddings = model.get_encoder().get_input_embeddings()
+    return embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else _vocab_size(model)
+
+
+def _max_len(stack: nn.Module, config: Any, side: Literal["encoder", "decoder"]) -> int | None:
+    """Positions of one side; None where it counts them relatively."""
+    side_config = getattr(config, side, config)
+    names = (f"max_{side}_position_embeddings", "max_position_embeddings")
+    positions = next((found for name in names if (found := getattr(side_config, name, None))), None)
+    if not isinstance(positions, int):
+        return None
+    return positions - _num_reserved_positions(stack)
+
+
+def _num_reserved_positions(stack: nn.Module) -> int:
+    """RoBERTa and its kin number positions from behind the pad token's id."""
+    for name, module in stack.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
