@@ -22,7 +22,7 @@ class Reference:
 def generate_alone(
     model: PreTrainedModel, source_ids: tuple[int, ...], parameters: GenerationParameters
 ) -> Reference:
-    source = torch.tensor([source_ids])
+    source = torch.tensor([source_ids], device=model.device)
     generate: Any = model.generate
     result = generate(
         input_ids=source,

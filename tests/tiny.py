@@ -10,6 +10,8 @@ different lengths. `assert_varied` states what that must achieve.
 import json
 import math
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -67,7 +69,7 @@ MAX_POSITIONS = 96
 MAX_LENGTH = 40
 NLLB_LANGUAGES = ("deu_Latn", "eng_Latn", "fra_Latn", "ron_Latn", "zho_Hans", "zho_Hant")
 
-MBART_GERMAN = 96
+MBART_GERMAN = 97
 M2M100_LANGUAGES = tuple(FAIRSEQ_LANGUAGE_CODES["m2m100"])
 
 SENTENCES = (
@@ -729,15 +731,14 @@ def _merges_of(tokenizer: Tokenizer) -> tuple[dict[str, int], list[Any]]:
 
 @cache
 def _word_pieces() -> dict[str, int]:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCAB,
-        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([text.lower() for text in SENTENCES], trainer)
-    return tokenizer.get_vocab()
+    """Special tokens, characters and frequent words: the library's trainer varies with the run."""
+    words = re.findall(r"\w+|[^\w\s]", " ".join(SENTENCES).lower())
+    characters = sorted(set("".join(words)))
+    letters = [f"##{character}" for character in characters if character.isalpha()]
+    frequent = sorted(Counter(words).items(), key=lambda pair: (-pair[1], pair[0]))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = dict.fromkeys([*special, *characters, *letters, *(word for word, _ in frequent)])
+    return {piece: index for index, piece in enumerate(list(pieces)[:VOCAB])}
 
 
 @cache
@@ -750,17 +751,6 @@ def _metaspace_bpe(size: int, *special_tokens: str) -> tuple[dict[str, int], lis
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     return _merges_of(tokenizer)
-
-
-@cache
-def _unigram(size: int) -> tuple[tuple[str, float], ...]:
-    """Pieces with log-probabilities, special tokens apart."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=size, show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
-    return tuple((piece, score) for piece, score in pieces[:size])
 
 
 @cache
@@ -778,6 +768,16 @@ def _sentencepiece_model(size: int, **special: int) -> bytes:
         **ids,
     )
     return model.getvalue()
+
+
+@cache
+def _unigram(size: int) -> tuple[tuple[str, float], ...]:
+    """Pieces with log-probabilities, special tokens apart."""
+    processor = sentencepiece.SentencePieceProcessor(
+        model_proto=_sentencepiece_model(size + 1, unk=0, bos=-1, eos=-1, pad=-1)
+    )
+    ids = range(1, processor.GetPieceSize())
+    return tuple((processor.IdToPiece(index), processor.GetScore(index)) for index in ids)
 
 
 def _pieces_of(model: bytes) -> list[str]:
@@ -801,8 +801,9 @@ def _gpt2_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
 
 def _mbart_tokenizer(_folder: Path | None = None) -> MBartTokenizer:
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces = [pair for pair in _unigram(90) if pair[0] not in {"<unk>"}]
-    return MBartTokenizer(vocab=special + pieces, src_lang="en_XX", model_max_length=MAX_POSITIONS)
+    return MBartTokenizer(
+        vocab=[*special, *_unigram(90)], src_lang="en_XX", model_max_length=MAX_POSITIONS
+    )
 
 
 def _nllb_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
@@ -817,14 +818,14 @@ def _nllb_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
 
 def _t5_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces = [pair for pair in _unigram(110) if pair[0] not in {"<unk>"}]
-    return T5Tokenizer(vocab=special + pieces, extra_ids=8)
+    return T5Tokenizer(vocab=[*special, *_unigram(110)], extra_ids=8)
 
 
 def _pegasus_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("<mask_1>", 0.0), ("<mask_2>", 0.0)]
-    pieces = [pair for pair in _unigram(110) if pair[0] not in {"<unk>"}]
-    return PegasusTokenizer(vocab=special + pieces, offset=4, model_max_length=MAX_POSITIONS)
+    return PegasusTokenizer(
+        vocab=[*special, *_unigram(110)], offset=4, model_max_length=MAX_POSITIONS
+    )
 
 
 def _bert_generation_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -1,0 +1,191 @@
+"""`tandem serve`, `tandem translate` and `tandem summarize`."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import ValidationError
+
+from app.settings import Settings, UnknownVariableError, default_text, variable
+from model_core.errors import TandemError
+
+if TYPE_CHECKING:
+    from app.service import TextService
+
+# Before torch is imported, hence the late imports below: threads that wait actively take the
+# cores from the event loop and from every neighbour.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+_Command = Callable[..., None]
+_CHUNK = 64  # texts of a stream answered together: enough to fill a batch, few enough to print soon
+_MODEL_FIELDS = ("device", "dtype", "allow_pickle", "trust_remote_code", "num_threads")
+
+
+def settings_options(fields: Iterable[str]) -> Callable[[_Command], _Command]:
+    """One flag for each of the settings; a flag left out leaves the setting to its variable."""
+
+    def decorate(command: _Command) -> _Command:
+        for field in reversed(list(fields)):
+            command = _settings_option(field)(command)
+        return command
+
+    return decorate
+
+
+def _settings_option(field: str) -> Callable[[_Command], _Command]:
+    info = Settings.model_fields[field]
+    flag = "--" + field.replace("_", "-")
+    help_text = f"{info.description}  [{variable(field)}; default: {default_text(field)}]"
+    if info.annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", field, default=None, help=help_text)
+    return click.option(flag, field, default=None, metavar="VALUE", help=help_text)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tandem-serve", prog_name="tandem")
+def main() -> None:
+    """Serve Hugging Face encoder-decoder checkpoints, or use them from the command line."""
+
+
+@main.command()
+@settings_options(Settings.model_fields)
+def serve(**flags: Any) -> None:
+    """Serve POST /translate and POST /summarize until SIGTERM."""
+    settings = _settings(flags)
+    from app.logs import configure_logging
+    from app.server import serve as serve_until_signalled
+
+    configure_logging()
+    with _plain_errors():
+        serve_until_signalled(settings, click.echo)
+
+
+def _text_options(command: _Command) -> _Command:
+    """What `translate` and `summarize` have in common."""
+    command = settings_options(_MODEL_FIELDS)(command)
+    command = click.option(
+        "--truncate", is_flag=True, help="Cut what is too long instead of failing."
+    )(command)
+    command = click.option("--num-beams", type=int, help="Left out: what the checkpoint says.")(
+        command
+    )
+    return click.argument("text", metavar="TEXT|-")(command)
+
+
+@main.command()
+@_text_options
+@click.option("--source-lang", help="May be left out where there is no choice.")
+@click.option("--target-lang", help="May be left out where there is no choice.")
+@settings_options(["translate_model"])
+def translate(
+    text: str,
+    num_beams: int | None,
+    truncate: bool,
+    source_lang: str | None,
+    target_lang: str | None,
+    **flags: Any,
+) -> None:
+    """Translate TEXT, or with - every line of standard input."""
+    settings = _settings({**flags, "summarize_model": "none"})
+    from app.schemas import Parameters, TranslateRequest
+
+    async def work(service: "TextService") -> None:
+        for chunk in _chunks(_lines(text)):
+            body = TranslateRequest(
+                text=chunk,
+                source_lang=source_lang,
+                target_lang=target_lang,
+                parameters=Parameters(num_beams=num_beams),
+                overflow="truncate" if truncate else "error",
+                timeout_s=settings.max_timeout_s,
+            )
+            response = await service.translate(body)
+            for answer in response.translations:
+                click.echo(answer.text)
+
+    _with_service(settings, work)
+
+
+@main.command()
+@_text_options
+@click.option("--max-length", type=int, help="Most tokens of the summary.")
+@settings_options(["summarize_model"])
+def summarize(
+    text: str, num_beams: int | None, truncate: bool, max_length: int | None, **flags: Any
+) -> None:
+    """Summarize TEXT, or with - all of standard input."""
+    settings = _settings({**flags, "translate_model": "none"})
+    from app.schemas import Parameters, SummarizeRequest
+
+    async def work(service: "TextService") -> None:
+        body = SummarizeRequest(
+            text=sys.stdin.read() if text == "-" else text,
+            parameters=Parameters(num_beams=num_beams, max_length=max_length),
+            overflow="truncate" if truncate else "error",
+            timeout_s=settings.max_timeout_s,
+        )
+        response = await service.summarize(body)
+        click.echo(response.summaries[0].text)
+
+    _with_service(settings, work)
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    given = {field: value for field, value in flags.items() if value is not None}
+    with _plain_errors():
+        return Settings.from_environment(**given)
+
+
+def _with_service(settings: Settings, work: Callable[["TextService"], Awaitable[None]]) -> None:
+    from app.logs import configure_logging
+    from app.opening import open_service
+
+    configure_logging()
+
+    async def run() -> None:
+        service = open_service(settings)
+        service.models.start()
+        try:
+            await work(service)
+        finally:
+            service.models.close()
+
+    with _plain_errors():
+        asyncio.run(run())
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The texts to translate; blank lines have nothing to translate."""
+    lines = sys.stdin if text == "-" else [text]
+    return (line.strip() for line in lines if line.strip())
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
+    while chunk := list(islice(texts, _CHUNK)):
+        yield chunk
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """One line for the operator instead of a traceback."""
+    try:
+        yield
+    except ValidationError as error:
+        raise click.UsageError(_explain(error)) from error
+    except (UnknownVariableError, TandemError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for each in error.errors(include_url=False):
+        field = str(each["loc"][0]) if each["loc"] else ""
+        name = variable(field) if field in Settings.model_fields else field
+        value = f" is {each['input']!r}" if field else ""
+        lines.append(f"{name}{value}: {each['msg']}".removeprefix(": "))
+    return "; ".join(lines)

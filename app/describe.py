@@ -1,0 +1,81 @@
+"""What the server says of itself."""
+
+import platform
+from importlib.metadata import version
+
+from app.schemas import Languages, ModelInfo, ModelLanguages, ServerInfo
+from app.service import TextService
+from app.settings import Settings
+from model_core.generation import Task
+from model_core.models import ServedModel
+
+_PACKAGES = ("tandem-serve", "torch", "transformers", "tokenizers")
+_LEAN = (
+    "the tokens of generate() in float32; joins the batch at the next step, leaves it at once, "
+    "cancelled within one step"
+)
+_FALLBACK = (
+    "the tokens of generate(); waits for the batch before it, batched with requests of equal "
+    "parameters only"
+)
+
+
+def describe_server(service: TextService) -> ServerInfo:
+    """Checkpoints, limits and versions."""
+    return ServerInfo(
+        models=[_describe(model, _tasks_of(service, model)) for model in service.models.all],
+        limits=limits_of(service.settings),
+        versions={
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+    )
+
+
+def describe_languages(service: TextService) -> Languages:
+    """What each checkpoint of `/translate` translates."""
+    return Languages(
+        models=[
+            ModelLanguages(
+                model=model.name,
+                source_languages=list(model.checkpoint.languages.sources),
+                target_languages=list(model.checkpoint.languages.targets),
+            )
+            for model in service.models.translators
+        ]
+    )
+
+
+def limits_of(settings: Settings) -> dict[str, int | float]:
+    """The settings that bound what a caller gets: counts, bytes and seconds."""
+    return {
+        field: value
+        for field, value in settings
+        if field.startswith("max_") or field.endswith(("_bytes", "_s"))
+    }
+
+
+def _describe(model: ServedModel, tasks: list[Task]) -> ModelInfo:
+    checkpoint = model.checkpoint
+    return ModelInfo(
+        name=model.name,
+        source=checkpoint.name,
+        revision=checkpoint.revision,
+        architecture=checkpoint.architecture,
+        family=model.family,
+        promise=_FALLBACK if model.family == "generate" else _LEAN,
+        device=str(checkpoint.device),
+        dtype=str(checkpoint.dtype).removeprefix("torch."),
+        tasks=tasks,
+        max_source_tokens=model.text.max_source_len,
+        max_target_tokens=checkpoint.max_target_len,
+    )
+
+
+def _tasks_of(service: TextService, model: ServedModel) -> list[Task]:
+    tasks: list[Task] = []
+    if model in service.models.translators:
+        tasks.append("translate")
+    if model in service.models.summarizers:
+        tasks.append("summarize")
+    return tasks

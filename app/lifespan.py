@@ -1,0 +1,43 @@
+"""What lives as long as the app, and how routes ask for it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, TypedDict
+
+import anyio.to_thread
+from fastapi import Depends, FastAPI, Request
+
+from app.service import TextService
+
+
+class State(TypedDict):
+    """Handed from the lifespan to every request."""
+
+    service: TextService
+
+
+def lifespan_of(
+    open_service: Callable[[], TextService],
+) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
+    """A lifespan that opens the service on a thread and closes its models at the end."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        service = await anyio.to_thread.run_sync(open_service)
+        service.models.start()
+        try:
+            yield State(service=service)
+        finally:
+            service.start_draining()
+            await anyio.to_thread.run_sync(service.models.close)
+
+    return lifespan
+
+
+def get_service(request: Request) -> TextService:
+    """The service of the app that got this request."""
+    service: TextService = request.state.service
+    return service
+
+
+ServiceDep = Annotated[TextService, Depends(get_service)]

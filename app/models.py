@@ -1,0 +1,93 @@
+"""Which checkpoint answers which call."""
+
+from collections.abc import Iterable, Sequence
+
+from model_core.errors import UnknownLanguageError
+from model_core.languages import match_language
+from model_core.models import ModelSet, ServedModel
+
+
+class Models:
+    """The checkpoints that the settings name, by task; one checkpoint may serve both."""
+
+    def __init__(
+        self, loaded: ModelSet, translators: Sequence[str], summarizers: Sequence[str]
+    ) -> None:
+        self._loaded = loaded
+        self.translators = tuple(loaded.models[name] for name in translators)
+        self.summarizers = tuple(loaded.models[name] for name in summarizers)
+
+    @property
+    def all(self) -> tuple[ServedModel, ...]:
+        """Every checkpoint once."""
+        return tuple(self._loaded.models.values())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's loop runs."""
+        return self._loaded.is_alive
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._loaded.start()
+
+    def close(self) -> None:
+        """Stop after the step that runs."""
+        self._loaded.close()
+
+    def translator(self, source_lang: str | None, target_lang: str | None) -> ServedModel:
+        """The first checkpoint that knows the pair.
+
+        Raises:
+            UnknownLanguageError: None does, or a language is missing and there is a choice.
+        """
+        if len(self.translators) == 1:
+            return self.translators[0]  # it checks the pair itself, and says what it knows
+        able = [
+            model
+            for model in self.translators
+            if model.checkpoint.languages.accepts(source_lang, target_lang)
+        ]
+        if not able:
+            raise self._unknown_pair(source_lang, target_lang)
+        _refuse_choice(able, source_lang, target_lang)
+        return able[0]
+
+    def summarizer(self) -> ServedModel:
+        """The checkpoint of `/summarize`."""
+        return self.summarizers[0]
+
+    def _unknown_pair(
+        self, source_lang: str | None, target_lang: str | None
+    ) -> UnknownLanguageError:
+        from_source = [
+            model.checkpoint.languages
+            for model in self.translators
+            if source_lang is None or _knows(model.checkpoint.languages.sources, source_lang)
+        ]
+        if not from_source:
+            sources = _all(model.checkpoint.languages.sources for model in self.translators)
+            return UnknownLanguageError("source_lang", source_lang, sources)
+        targets = _all(languages.targets for languages in from_source)
+        return UnknownLanguageError("target_lang", target_lang, targets)
+
+
+def _refuse_choice(
+    able: Sequence[ServedModel], source_lang: str | None, target_lang: str | None
+) -> None:
+    """Refuse to guess a language that was left out and that the checkpoints disagree about."""
+    pairs = [model.checkpoint.languages.choose(source_lang, target_lang) for model in able]
+    sources = _all([pair.source_lang] for pair in pairs if pair.source_lang)
+    targets = _all([pair.target_lang] for pair in pairs if pair.target_lang)
+    if source_lang is None and len(sources) > 1:
+        raise UnknownLanguageError("source_lang", None, sources)
+    if target_lang is None and len(targets) > 1:
+        raise UnknownLanguageError("target_lang", None, targets)
+
+
+def _knows(languages: tuple[str, ...], language: str) -> bool:
+    return not languages or match_language(language, languages) is not None
+
+
+def _all(languages: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(sorted({language for each in languages for language in each}))

@@ -1,0 +1,81 @@
+"""From settings to a service: which checkpoints to load, and how."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from app.metrics import Metrics
+from app.models import Models
+from app.service import TextService
+from app.settings import SHIPPED, Settings
+from model_core.checkpoint import CheckpointOptions
+from model_core.generation import GenerationLimits
+from model_core.models import ModelSource, load_models
+from model_core.scheduler import EngineLimits
+
+
+def open_service(settings: Settings) -> TextService:
+    """A service whose checkpoints are loaded; it answers once its models are started.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be loaded.
+    """
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    metrics = Metrics()
+    sources = model_sources((*settings.translate_model, *settings.summarize_model))
+    loaded = load_models(
+        sources.values(),
+        CheckpointOptions(
+            dtype=settings.dtype,
+            device=settings.device,
+            allow_pickle=settings.allow_pickle,
+            trust_remote_code=settings.trust_remote_code,
+        ),
+        EngineLimits(
+            max_running_requests=settings.max_running_requests,
+            max_cache_bytes=settings.max_cache_bytes,
+            max_encode_tokens=settings.max_encode_tokens,
+            max_waiting_requests=settings.max_waiting_requests,
+            max_waiting_tokens=settings.max_waiting_tokens,
+        ),
+        GenerationLimits(
+            max_num_beams=settings.max_num_beams,
+            max_source_len=settings.max_source_tokens,
+            max_target_len=settings.max_target_tokens,
+        ),
+        encoder_cache_bytes=settings.encoder_cache_bytes,
+        observer=metrics,
+    )
+    models = Models(
+        loaded,
+        translators=[sources[given].name for given in settings.translate_model],
+        summarizers=[sources[given].name for given in settings.summarize_model],
+    )
+    return TextService(models, settings, metrics)
+
+
+def model_sources(given: Iterable[str]) -> dict[str, ModelSource]:
+    """Each checkpoint once, by what the operator wrote for it.
+
+    A folder is called by its last part, unless two have the same.
+    """
+    sources = {each: _model_source(each) for each in given}
+    num_uses = Counter(source.name for source in sources.values())
+    return {
+        each: source
+        if num_uses[source.name] == 1
+        else ModelSource(each, source.location, source.revision)
+        for each, source in sources.items()
+    }
+
+
+def _model_source(given: str) -> ModelSource:
+    if Path(given).is_dir():
+        return ModelSource(Path(given).resolve().name, given)
+    if (SHIPPED / given).is_dir():
+        return ModelSource(given, str(SHIPPED / given))
+    location, _, revision = given.partition("@")
+    return ModelSource(location, location, revision or None)

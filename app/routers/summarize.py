@@ -1,0 +1,18 @@
+"""`POST /summarize`."""
+
+from fastapi import APIRouter, Request
+
+from app.disconnect import unless_disconnected
+from app.lifespan import ServiceDep
+from app.openapi import PROBLEMS
+from app.schemas import SummarizeRequest, SummarizeResponse
+
+router = APIRouter(tags=["text"])
+
+
+@router.post("/summarize", responses=PROBLEMS)
+async def summarize(
+    body: SummarizeRequest, request: Request, service: ServiceDep
+) -> SummarizeResponse:
+    """Summarize one text or several."""
+    return await unless_disconnected(request, service.summarize(body))

@@ -1,0 +1,18 @@
+"""`POST /translate`."""
+
+from fastapi import APIRouter, Request
+
+from app.disconnect import unless_disconnected
+from app.lifespan import ServiceDep
+from app.openapi import PROBLEMS
+from app.schemas import TranslateRequest, TranslateResponse
+
+router = APIRouter(tags=["text"])
+
+
+@router.post("/translate", responses=PROBLEMS)
+async def translate(
+    body: TranslateRequest, request: Request, service: ServiceDep
+) -> TranslateResponse:
+    """Translate one text or several."""
+    return await unless_disconnected(request, service.translate(body))

@@ -1,0 +1,165 @@
+"""What the operator sets: every field is a variable `TANDEM_*` and a flag of `tandem serve`."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "TANDEM_"
+SHIPPED = Path(__file__).parent / "checkpoints"
+
+ModelNames = Annotated[tuple[str, ...], NoDecode]
+
+
+class UnknownVariableError(ValueError):
+    """A variable with our prefix that is no setting: a typing error until shown otherwise."""
+
+    def __init__(self, name: str, nearest: str | None) -> None:
+        hint = f": did you mean {nearest}?" if nearest else ""
+        super().__init__(f"{name} is not a setting of Tandem{hint}")
+
+
+class Settings(BaseSettings):
+    """Resolved once at start and passed down; units are in the names."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+
+    translate_model: ModelNames = Field(
+        ("translate-en-de",),
+        description="Checkpoints of `/translate`, separated by commas and routed by language "
+        "pair: a shipped name, a folder, or a Hub id with an optional `@revision`; `none` "
+        "switches the endpoint off.",
+    )
+    summarize_model: ModelNames = Field(
+        ("summarize-en",),
+        max_length=1,
+        description="Checkpoint of `/summarize`, named in the same way; `none` switches the "
+        "endpoint off.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="`auto` (float32 on a CPU), `float32`, `bfloat16` or `float16`.",
+    )
+    allow_pickle: bool = Field(
+        False, description="Load weights that are pickles too: they can run any code."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run the Python code that comes with a checkpoint."
+    )
+    num_threads: int = Field(
+        0, ge=0, description="Threads of torch on a CPU; 0 leaves the choice to torch."
+    )
+
+    max_running_requests: int = Field(64, ge=1, description="Requests decoded together, per model.")
+    max_waiting_requests: int = Field(
+        512, ge=1, description="Requests that may wait, per model; beyond: 503."
+    )
+    max_waiting_tokens: int = Field(
+        131_072, ge=1, description="Source tokens that may wait, per model; beyond: 503."
+    )
+    max_encode_tokens: int = Field(
+        4096, ge=1, description="Source tokens encoded between two steps."
+    )
+    max_cache_bytes: int = Field(
+        2 * 1024**3, ge=1, description="Memory for the attention caches, per model."
+    )
+    encoder_cache_bytes: int = Field(
+        64 * 1024**2,
+        ge=0,
+        description="Memory for encoder outputs of recent sources, per model; 0 keeps none.",
+    )
+    max_num_beams: int = Field(16, ge=1, description="Largest `num_beams` of a request.")
+    max_source_tokens: int = Field(
+        4096, ge=1, description="Largest source of a request, where its checkpoint takes so many."
+    )
+    max_target_tokens: int = Field(
+        1024, ge=1, description="Largest `max_length` or `max_new_tokens` of a request."
+    )
+    max_texts_per_request: int = Field(
+        1000, ge=1, description="Texts in one call with a list; beyond: 422."
+    )
+    max_body_bytes: int = Field(
+        4 * 1024**2, ge=1, description="Size of a request body; beyond: 413."
+    )
+    default_timeout_s: float = Field(
+        60.0, gt=0, description="Time for a call that names no `timeout_s`; then: 504."
+    )
+    max_timeout_s: float = Field(600.0, gt=0, description="Largest `timeout_s` of a call.")
+    drain_s: float = Field(
+        30.0, ge=0, description="Time for calls in flight to finish after SIGTERM."
+    )
+
+    @field_validator("translate_model", "summarize_model", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        return () if names == ("none",) else names
+
+    @field_validator("translate_model", "summarize_model")
+    @classmethod
+    def _refuse_duplicates(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a checkpoint is named twice")
+        return names
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if not self.translate_model and not self.summarize_model:
+            raise ValueError("translate_model and summarize_model are both none: nothing to serve")
+        if self.default_timeout_s > self.max_timeout_s:
+            raise ValueError(
+                f"default_timeout_s is {self.default_timeout_s}: "
+                f"expected at most max_timeout_s, {self.max_timeout_s}"
+            )
+        return self
+
+    @classmethod
+    def from_environment(cls, **flags: Any) -> Self:
+        """Settings of this process: flags first, then `TANDEM_*` variables, then defaults.
+
+        Raises:
+            UnknownVariableError: A variable has our prefix and is no setting.
+            pydantic.ValidationError: A value is out of its bounds.
+        """
+        refuse_unknown_variables(os.environ)
+        return cls(**flags)
+
+
+def variable(field: str) -> str:
+    """Name of the environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def default_text(field: str) -> str:
+    """Default of a field as an operator would write it."""
+    default = Settings.model_fields[field].default
+    if isinstance(default, tuple):
+        return ",".join(default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default)
+
+
+def refuse_unknown_variables(names: Iterable[str]) -> None:
+    """pydantic-settings passes over misspelt variables of our prefix; an operator must not."""
+    known = [variable(field) for field in Settings.model_fields]
+    for name in sorted(names):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
+            raise UnknownVariableError(name, nearest[0] if nearest else None)

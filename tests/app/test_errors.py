@@ -1,0 +1,208 @@
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests.app.fakes import MAX_SOURCE_LEN, POISON, SETTINGS, Backwards
+
+TOO_LONG = "x" * (MAX_SOURCE_LEN + 1)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with Backwards(SETTINGS).client() as client:
+        yield client
+
+
+def problem_of(response: httpx.Response) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == response.status_code
+    assert {"type", "title", "detail"} <= problem.keys()
+    return problem
+
+
+async def test_a_text_that_is_too_long_is_refused_with_both_lengths(
+    client: httpx.AsyncClient,
+) -> None:
+    problem = problem_of(await client.post("/summarize", json={"text": TOO_LONG}))
+
+    assert problem["status"] == 422
+    assert problem["type"] == "urn:tandem:source-too-long"
+    assert problem["source_tokens"] == MAX_SOURCE_LEN + 1
+    assert problem["max_source_tokens"] == MAX_SOURCE_LEN
+
+
+async def test_an_error_in_a_list_names_the_index_of_its_text(client: httpx.AsyncClient) -> None:
+    body = {"text": ["short", "short too", TOO_LONG, TOO_LONG]}
+
+    problem = problem_of(await client.post("/summarize", json=body))
+
+    assert problem["type"] == "urn:tandem:source-too-long"
+    assert problem["index"] == 2
+    assert problem["source_tokens"] == MAX_SOURCE_LEN + 1
+
+
+async def test_an_unknown_language_is_refused_with_those_that_are_known(
+    client: httpx.AsyncClient,
+) -> None:
+    body = {"text": "tea", "source_lang": "fr", "target_lang": "de"}
+
+    problem = problem_of(await client.post("/translate", json=body))
+
+    assert problem["type"] == "urn:tandem:unknown-language"
+    assert (problem["status"], problem["field"]) == (422, "source_lang")
+    assert problem["known_languages"] == ["de", "en"]
+
+
+async def test_an_unknown_pair_of_known_languages_is_refused(client: httpx.AsyncClient) -> None:
+    body = {"text": "tea", "source_lang": "en", "target_lang": "en"}
+
+    problem = problem_of(await client.post("/translate", json=body))
+
+    assert (problem["field"], problem["known_languages"]) == ("target_lang", ["de"])
+
+
+@pytest.mark.parametrize(
+    ("languages", "field"),
+    [({}, "source_lang"), ({"target_lang": "fr"}, "target_lang")],
+)
+async def test_a_language_is_not_guessed_where_there_is_a_choice(
+    languages: dict[str, str], field: str, client: httpx.AsyncClient
+) -> None:
+    problem = problem_of(await client.post("/translate", json={"text": "tea", **languages}))
+
+    assert problem["type"] == "urn:tandem:unknown-language"
+    assert (problem["field"], problem["known_languages"]) == (field, ["de", "en"])
+
+
+async def test_a_parameter_that_the_engine_refuses_is_named(client: httpx.AsyncClient) -> None:
+    body = {"text": "tea", "parameters": {"num_beams": 13}}
+
+    problem = problem_of(await client.post("/summarize", json=body))
+
+    assert problem["type"] == "urn:tandem:invalid-parameter"
+    assert (problem["field"], problem["expected"]) == ("num_beams", "another number")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "text"),
+        ({"text": ""}, "text.one"),
+        ({"text": []}, "text.list"),
+        ({"text": ["a", ""]}, "text.list.1"),
+        ({"text": 1}, "text.one"),
+        ({"text": "tea", "texts": "tea"}, "texts"),
+        ({"text": "tea", "overflow": "cut"}, "overflow"),
+        ({"text": "tea", "timeout_s": 0}, "timeout_s"),
+        ({"text": "tea", "parameters": {"temperature": 1}}, "parameters.temperature"),
+        ({"text": "tea", "parameters": {"num_beams": 0}}, "parameters.num_beams"),
+        ({"text": "tea", "parameters": {"num_beams": "4"}}, "parameters.num_beams"),
+        ({"text": "tea", "parameters": {"num_beams": True}}, "parameters.num_beams"),
+        ({"text": "tea", "source_lang": "en"}, "source_lang"),
+    ],
+)
+async def test_a_field_that_is_wrong_is_named(
+    body: dict[str, Any], field: str, client: httpx.AsyncClient
+) -> None:
+    problem = problem_of(await client.post("/summarize", json=body))
+
+    assert (problem["status"], problem["type"]) == (422, "urn:tandem:invalid-request")
+    assert field in [each["field"] for each in problem["errors"]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"text": "tea", "parameters": {"length_penalty": NaN}}',
+        b'{"text": "tea", "parameters": {"length_penalty": Infinity}}',
+        b'{"text": "\\ud800"}',
+        b'{"text": "tea", "\\ud800": 1}',
+        b"{",
+        b"[]",
+        b"",
+        b"\xff",
+    ],
+)
+async def test_a_body_that_is_hard_to_read_is_refused(
+    content: bytes, client: httpx.AsyncClient
+) -> None:
+    headers = {"Content-Type": "application/json"}
+
+    problem = problem_of(await client.post("/summarize", content=content, headers=headers))
+
+    assert problem["status"] in (400, 422)
+
+
+async def test_more_texts_than_the_operator_allows_are_refused() -> None:
+    settings = Settings(translate_model="none", summarize_model="short", max_texts_per_request=2)
+    async with Backwards(settings).client() as client:
+        problem = problem_of(await client.post("/summarize", json={"text": ["a", "b", "c"]}))
+
+    assert (problem["field"], problem["expected"]) == ("text", "at most 2")
+
+
+async def test_a_timeout_beyond_the_operators_is_refused(client: httpx.AsyncClient) -> None:
+    problem = problem_of(await client.post("/summarize", json={"text": "a", "timeout_s": 601}))
+
+    assert (problem["field"], problem["expected"]) == ("timeout_s", "at most 600 seconds")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_that_is_too_large_is_refused(declared: bool) -> None:
+    settings = SETTINGS.model_copy(update={"max_body_bytes": 100})
+    body = b'{"text": "' + b"x" * 100 + b'"}'
+
+    async def in_pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 10):
+            yield body[start : start + 10]
+
+    async with Backwards(settings).client() as client:
+        response = await client.post("/summarize", content=body if declared else in_pieces())
+
+    assert ("content-length" in response.request.headers) is declared
+    problem = problem_of(response)
+    assert (problem["status"], problem["type"]) == (413, "urn:tandem:body-too-large")
+
+
+async def test_a_request_whose_step_raises_fails_alone_without_internals(
+    client: httpx.AsyncClient,
+) -> None:
+    problem = problem_of(await client.post("/summarize", json={"text": POISON}))
+
+    assert (problem["status"], problem["type"]) == (500, "urn:tandem:request-failed")
+    assert problem["request_id"].startswith("req-")
+    assert "poison" not in str(problem)
+    assert (await client.post("/summarize", json={"text": "abc"})).status_code == 200
+
+
+async def test_a_fault_of_the_server_is_answered_without_internals(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = await client.post("/summarize", json={"text": "bug"})
+
+    problem = problem_of(response)
+    assert (problem["status"], problem["type"]) == (500, "urn:tandem:internal-error")
+    assert "secret" not in response.text
+    assert problem["error_id"] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/translate", 405)]
+)
+async def test_routes_that_are_not_there_are_problems_too(
+    method: str, path: str, status: int, client: httpx.AsyncClient
+) -> None:
+    problem = problem_of(await client.request(method, path))
+
+    assert problem["status"] == status
+
+
+async def test_an_endpoint_that_is_switched_off_is_not_there() -> None:
+    settings = Settings(translate_model="en-de", summarize_model="none")
+    async with Backwards(settings).client() as client:
+        assert (await client.post("/summarize", json={"text": "a"})).status_code == 404
+        assert (await client.post("/translate", json={"text": "a"})).status_code == 200

@@ -1,0 +1,137 @@
+"""The real app with the checkpoints that come with the project."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from asgi_lifespan import LifespanManager
+
+from app.factory import create_app
+from app.schemas import SummarizeRequest, TranslateRequest
+from app.settings import Settings
+from tests.app.fakes import client_of
+
+TEXTS = [
+    "The coffee is cold.",
+    "Where is the station?",
+    "I don't know what to say, but I think that you are right about this.",
+    "She reads.",
+    "My brother has been working in a small town near the sea for three years.",
+    "Thank you!",
+]
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(Settings())
+    async with (
+        LifespanManager(app, startup_timeout=60) as manager,
+        client_of(manager.app) as client,
+    ):
+        yield client
+
+
+async def post(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, Any]:
+    response = await client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("path", "example"),
+    [
+        (path, example)
+        for path, body in (("/translate", TranslateRequest), ("/summarize", SummarizeRequest))
+        for example in body.model_json_schema()["examples"]
+    ],
+    ids=str,
+)
+async def test_the_examples_of_the_api_page_are_answered(
+    path: str, example: dict[str, Any], client: httpx.AsyncClient
+) -> None:
+    answer = await post(client, path, **example)
+
+    for each in answer["translations" if path == "/translate" else "summaries"]:
+        assert each["text"]
+        assert each["score"] < 0
+
+
+async def test_a_list_gets_the_answers_that_its_texts_get_alone(client: httpx.AsyncClient) -> None:
+    alone = [await post(client, "/translate", text=text) for text in TEXTS]
+    together = await post(client, "/translate", text=TEXTS)
+
+    assert [each["text"] for each in together["translations"]] == [
+        each["translations"][0]["text"] for each in alone
+    ]
+
+
+async def test_calls_with_different_parameters_run_together(client: httpx.AsyncClient) -> None:
+    parameters: list[dict[str, Any]] = [
+        {"num_beams": 1},
+        {"num_beams": 4, "num_return_sequences": 3},
+        {"num_beams": 2, "length_penalty": 2.0, "early_stopping": True},
+        {"num_beams": 3, "max_new_tokens": 3},
+        {"num_beams": 4, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
+    ]
+
+    calls = [post(client, "/translate", text=TEXTS[4], parameters=each) for each in parameters]
+    answers = [each["translations"][0] for each in await asyncio.gather(*calls)]
+
+    assert [len(each["alternatives"]) for each in answers] == [0, 2, 0, 0, 0]
+    scores = [each["score"] for each in (answers[1], *answers[1]["alternatives"])]
+    assert scores == sorted(scores, reverse=True)
+    assert (answers[3]["finish_reason"], answers[3]["generated_tokens"]) == ("length", 3)
+
+
+async def test_a_source_beyond_the_positions_is_refused_or_truncated(
+    client: httpx.AsyncClient,
+) -> None:
+    (model,) = [
+        model
+        for model in (await client.get("/info")).json()["models"]
+        if model["name"] == "summarize-en"
+    ]
+    text = "word " * 2 * model["max_source_tokens"]
+    short = {"max_new_tokens": 4}
+
+    refused = await client.post("/summarize", json={"text": text})
+    answer = await post(client, "/summarize", text=text, overflow="truncate", parameters=short)
+
+    assert refused.status_code == 422
+    assert refused.json()["max_source_tokens"] == model["max_source_tokens"]
+    assert refused.json()["source_tokens"] > model["max_source_tokens"]
+    (summary,) = answer["summaries"]
+    assert summary["truncated"] is True
+    assert summary["source_tokens"] == model["max_source_tokens"]
+
+
+async def test_the_checkpoint_knows_its_languages(client: httpx.AsyncClient) -> None:
+    (model,) = (await client.get("/languages")).json()["models"]
+    body = {"text": "tea", "source_lang": "en", "target_lang": "fr"}
+    refused = await client.post("/translate", json=body)
+
+    assert (model["source_languages"], model["target_languages"]) == (["en"], ["de"])
+    assert refused.status_code == 422
+    assert refused.json()["known_languages"] == ["de"]
+
+
+async def test_a_call_that_is_given_up_leaves_no_request_behind(client: httpx.AsyncClient) -> None:
+    async def num_running() -> int:
+        lines = (await client.get("/metrics")).text.splitlines()
+        values = [line.split()[1] for line in lines if line.startswith("tandem_running_requests{")]
+        return sum(int(float(value)) for value in values)
+
+    body = {"text": TEXTS, "parameters": {"num_beams": 8, "min_new_tokens": 100}}
+    call = asyncio.create_task(client.post("/translate", json=body))
+    async with asyncio.timeout(30):
+        while await num_running() == 0:
+            assert not call.done()
+        call.cancel()
+        while await num_running() > 0:
+            pass
+
+    with pytest.raises(asyncio.CancelledError):
+        await call

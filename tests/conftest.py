@@ -1,0 +1,20 @@
+"""Fixtures for every test."""
+
+import os
+
+import pytest
+
+# Before torch is imported: tests share their cores with other work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("TANDEM_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"

@@ -1,0 +1,1 @@
+"""Trains the two demo checkpoints: English to German translation and English headlines."""
