@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import reprlib
 import uuid
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -13,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from app.schemas import UNION_TAGS
 from model_core.errors import (
     DeadlineExceededError,
     EngineClosedError,
@@ -148,14 +150,20 @@ def _retry_after(seconds: float) -> dict[str, str]:
 
 async def _on_validation_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    # The input itself is left out: it is the client's text, and may be large.
-    errors = [{"field": _field(each["loc"]), "message": each["msg"]} for each in error.errors()]
+    errors = [{"field": _field(each["loc"]), "message": _message(each)} for each in error.errors()]
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in errors[:3])
     return problem(422, "invalid-request", detail, members={"errors": errors})
 
 
+def _message(error: Mapping[str, Any]) -> str:
+    """What was expected, and what was given where that cannot be a client's text."""
+    is_parameter = error["loc"][1:2] == ("parameters",) and error["type"] != "extra_forbidden"
+    given = f"is {reprlib.repr(error['input'])}: " if is_parameter else ""
+    return f"{given}{error['msg']}"
+
+
 def _field(loc: Sequence[int | str]) -> str:
-    parts = [str(part)[:_MAX_NAME_CHARS] for part in loc]
+    parts = [str(part)[:_MAX_NAME_CHARS] for part in loc if part not in UNION_TAGS]
     return ".".join(parts[1:] if len(parts) > 1 else parts)  # without the leading "body"
 
 

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from app.metrics import Metrics
 from app.models import Models
 from app.service import TextService
@@ -22,8 +20,6 @@ def open_service(settings: Settings) -> TextService:
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
     """
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
     metrics = Metrics()
     sources = model_sources((*settings.translate_model, *settings.summarize_model))
     loaded = load_models(
@@ -47,6 +43,7 @@ def open_service(settings: Settings) -> TextService:
             max_target_len=settings.max_target_tokens,
         ),
         encoder_cache_bytes=settings.encoder_cache_bytes,
+        num_threads=settings.num_threads,
         observer=metrics,
     )
     models = Models(

@@ -15,13 +15,17 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1)]
 
 
+_ONE, _LIST = UNION_TAGS = ("<one text>", "<list of texts>")
+"""Tell the kinds of `text` apart; no part of the path of a field."""
+
+
 def _one_or_list(value: object) -> str:
-    return "list" if isinstance(value, list) else "one"
+    return _LIST if isinstance(value, list) else _ONE
 
 
 # With a discriminator an error is about what was given, not about each thing it could have been.
 TextOrTexts = Annotated[
-    Annotated[Text, Tag("one")] | Annotated[Texts, Tag("list")], Discriminator(_one_or_list)
+    Annotated[Text, Tag(_ONE)] | Annotated[Texts, Tag(_LIST)], Discriminator(_one_or_list)
 ]
 TokenId = Annotated[int, Field(ge=0)]
 Length = Annotated[int, Field(ge=0, le=1_000_000)]

@@ -13,6 +13,8 @@ TandemError
 └── EngineClosedError            draining, stopped or dead: nothing new is taken
 """
 
+import reprlib
+
 
 class TandemError(Exception):
     """Base of every error that the engine raises on purpose."""
@@ -36,7 +38,7 @@ class InvalidParameterError(InvalidRequestError):
     """
 
     def __init__(self, field: str, value: object, expected: str) -> None:
-        super().__init__(f"{field} is {value!r}: expected {expected}")
+        super().__init__(f"{field} is {reprlib.repr(value)}: expected {expected}")
         self.field = field
         self.value = value
         self.expected = expected

@@ -117,6 +117,7 @@ def load_models(
     generation_limits: GenerationLimits,
     *,
     encoder_cache_bytes: int = 0,
+    num_threads: int = 0,
     observer: EngineObserver | None = None,
 ) -> ModelSet:
     """Load checkpoints and give each its engine; nothing runs before `ModelSet.start`.
@@ -124,9 +125,20 @@ def load_models(
     Lean checkpoints share one engine and take turns. A checkpoint that goes through `generate()`
     blocks for whole requests, so it has an engine of its own.
 
+    Args:
+        sources: Which checkpoints, under which names.
+        options: How to load them.
+        limits: What each may hold.
+        generation_limits: What a request may ask for.
+        encoder_cache_bytes: Bound of each encoder-output cache, 0 for none.
+        num_threads: Threads of torch in this process on a CPU; 0 leaves the choice to torch.
+        observer: Is told what happens.
+
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
     """
+    if num_threads:
+        torch.set_num_threads(num_threads)
     checkpoints = {
         source.name: load_checkpoint(source.location, replace(options, revision=source.revision))
         for source in sources

@@ -107,7 +107,8 @@ class Measurement:
             return []
         measured = []
         for min_words in _LONG_INPUT_WORDS:
-            joined = join_pairs(pairs, min_words=min_words)
+            if not (joined := join_pairs(pairs, min_words=min_words)):
+                break
             words = sum(len(pair.source.split()) for pair in joined) / len(joined)
             scores = self.scores(joined, length_penalty)
             logger.info("inputs of %.0f words: %s", words, shown(scores))

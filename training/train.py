@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -77,16 +78,25 @@ class _Periodic:
 
 @dataclass
 class _Stop:
-    """Set by SIGINT and SIGTERM; the loop saves and leaves at the next step."""
+    """Whether SIGINT or SIGTERM came; the loop saves and leaves at the next step."""
 
     requested: bool = False
 
-    def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._request)
-
-    def _request(self, _signal: int, _frame: FrameType | None) -> None:
+    def request(self, _signal: int, _frame: FrameType | None) -> None:
         self.requested = True
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[_Stop]:
+    """Turns the two signals into a request to stop, for as long as the context lasts."""
+    stop = _Stop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop.request) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass
@@ -136,27 +146,25 @@ def run(
     evaluate: Callable[[Any], str],
 ) -> None:
     """Train until the budget is spent or a signal asks to stop; saves before it returns."""
-    stop = _Stop()
-    stop.listen()
     progress = trainer.progress
     started = time.monotonic() - progress.elapsed_s
     log = _Log(progress)
     log_due, save_due, dev_due = map(_Periodic, (pace.log_s, pace.save_s, pace.dev_s))
     bar = tqdm(total=100.0, unit="%", disable=not sys.stderr.isatty(), desc="budget")
-    for examples in _upcoming(planner, progress):
-        progress.elapsed_s = time.monotonic() - started
-        spent = budget.spent(progress)
-        bar.update(100 * spent - bar.n)
-        if spent >= 1.0 or stop.requested:
-            break
-        log.losses.append(trainer.step(examples, spent=spent))
-        if log_due.take():
-            log.write(spent)
-        if save_due.take():
-            trainer.save()
-        if dev_due.take():
-            logger.info("dev sample: %s", evaluate(trainer.averaged.module))
-    bar.close()
+    with bar, _stop_on_signals() as stop:
+        for examples in _upcoming(planner, progress):
+            progress.elapsed_s = time.monotonic() - started
+            spent = budget.spent(progress)
+            bar.update(100 * spent - bar.n)
+            if spent >= 1.0 or stop.requested:
+                break
+            log.losses.append(trainer.step(examples, spent=spent))
+            if log_due.take():
+                log.write(spent)
+            if save_due.take():
+                trainer.save()
+            if dev_due.take():
+                logger.info("dev sample: %s", evaluate(trainer.averaged.module))
     trainer.save()
     logger.info(
         "%s at step %d, epoch %.2f, after %.1f min",
