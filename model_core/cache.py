@@ -46,6 +46,15 @@ class KeyValues:
         shape = (layout.num_layers, num_slots, layout.num_heads, length, layout.head_dim)
         return cls(_lazy_zeros(shape, layout), _lazy_zeros(shape, layout))
 
+    def resized(
+        self, layout: CacheLayout, num_slots: int, *, num_used: int, length: int
+    ) -> "KeyValues":
+        """The same for another number of slots; the first `num_used` are copied up to `length`."""
+        new = KeyValues.allocate(layout, num_slots, self.keys.shape[3])
+        for tensor, old in ((new.keys, self.keys), (new.values, self.values)):
+            tensor[:, :num_used, :, :length] = old[:, :num_used, :, :length]
+        return new
+
     def move(self, source: int, destination: int, length: int) -> None:
         """Copy the first `length` entries of one slot over another."""
         for tensor in (self.keys, self.values):
@@ -74,6 +83,7 @@ class CrossAttentionCache:
     """
 
     def __init__(self, layout: CacheLayout, num_slots: int, source_capacity: int) -> None:
+        self._layout = layout
         self._entries = KeyValues.allocate(layout, num_slots, source_capacity)
         self._bias = torch.full(
             (num_slots, source_capacity), -torch.inf, dtype=layout.dtype, device=layout.device
@@ -94,6 +104,17 @@ class CrossAttentionCache:
         self._entries.move(source, destination, self._source_lens[source])
         self._bias[destination] = self._bias[source]
         self._source_lens[destination] = self._source_lens[source]
+
+    def resize(self, num_slots: int, *, num_used: int) -> None:
+        """Change the number of slots; the first `num_used` stay as they are."""
+        longest = max(self._source_lens[:num_used], default=0)
+        self._entries = self._entries.resized(
+            self._layout, num_slots, num_used=num_used, length=longest
+        )
+        bias = self._bias.new_full((num_slots, self._bias.shape[1]), -torch.inf)
+        bias[:num_used] = self._bias[:num_used]
+        self._bias = bias
+        self._source_lens = self._source_lens[:num_used] + [0] * (num_slots - num_used)
 
     def view(self, num_slots: int) -> tuple[KeyValues, Tensor]:
         """The first `num_slots` slots, up to their longest source.
@@ -175,6 +196,24 @@ class SelfAttentionCache:
             positions = min(target_len - index * BLOCK_LEN, BLOCK_LEN)
             if positions > 0:
                 block.move(source, destination, positions * self._num_beams)
+
+    def resize(self, num_slots: int, *, num_used: int, target_len: int) -> None:
+        """Change the number of slots; the first `num_used` keep `target_len` positions."""
+        num_blocks = math.ceil(target_len / BLOCK_LEN)
+        self._blocks = [
+            block.resized(
+                self._layout,
+                num_slots,
+                num_used=num_used,
+                length=min(target_len - index * BLOCK_LEN, BLOCK_LEN) * self._num_beams,
+            )
+            for index, block in enumerate(self._blocks[:num_blocks])
+        ]
+        shape = (num_slots, self._num_beams, len(self._blocks) * BLOCK_LEN)
+        ancestry = self._ancestry.new_full(shape, -1)
+        ancestry[:num_used] = self._ancestry[:num_used, :, : shape[2]]
+        self._ancestry = ancestry
+        self._num_slots = num_slots
 
     def choose_parents(self, parents: Tensor) -> None:
         """Let row `b` of slot `s` continue row `parents[s, b]`; [num_slots, num_beams]."""

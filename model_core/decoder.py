@@ -248,6 +248,11 @@ class Decoder:
     max_positions: int | None = None
 
     @property
+    def vocab_size(self) -> int:
+        """Logits of one row."""
+        return self.head.output.weight.shape[0]
+
+    @property
     def cache_layout(self) -> CacheLayout:
         """Shape, type and place of what the caches hold."""
         weight = self.layers[0].self_attention.query_key_value.weight

@@ -310,8 +310,12 @@ class _Resolver:
                 "num_return_sequences", parameters.num_return_sequences, expected
             )
         suppressed = set(parameters.suppress_tokens)
-        if len(suppressed) >= self._defaults.vocab_size:
-            raise InvalidParameterError("suppress_tokens", "every token", "some token left")
+        banned = suppressed.union(word[0] for word in parameters.bad_words_ids if len(word) == 1)
+        if parameters.min_length > 1:
+            banned |= set(parameters.eos_token_ids)
+        if len(banned) >= self._defaults.vocab_size:
+            expected = "some token left to choose (bad_words_ids and min_length ban others)"
+            raise InvalidParameterError("suppress_tokens", "every token", expected)
         forced_bos = parameters.forced_bos_token_id
         if forced_bos in suppressed:
             raise InvalidParameterError("forced_bos_token_id", forced_bos, "not suppressed")

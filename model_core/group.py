@@ -2,7 +2,7 @@
 
 Attention runs group by group on narrow views, so that a short sentence never pays for a long
 article. Slots in use are always the first ones: when a request ends, the last slot moves into
-the hole.
+the hole. There are never more slots than four times those in use.
 """
 
 from torch import Tensor
@@ -26,7 +26,7 @@ class Group:
     Args:
         layout: Shape of a cache entry.
         search: Decides the tokens; gives `num_beams`.
-        num_slots: Most requests.
+        max_slots: Most requests.
         source_capacity: Longest source.
         position_bias: Relative-position bias of the decoder, if it has one.
     """
@@ -36,17 +36,18 @@ class Group:
         layout: CacheLayout,
         search: Search,
         *,
-        num_slots: int,
+        max_slots: int,
         source_capacity: int,
         position_bias: PositionBias | None = None,
     ) -> None:
         self.search = search
         self.source_capacity = source_capacity
         self.requests: list[Request] = []
-        self._num_slots = num_slots
+        self._max_slots = max_slots
         self._position_bias = position_bias
-        self._cross_cache = CrossAttentionCache(layout, num_slots, source_capacity)
-        self._self_cache = SelfAttentionCache(layout, num_slots, search.num_beams)
+        self.num_slots = 1
+        self._cross_cache = CrossAttentionCache(layout, 1, source_capacity)
+        self._self_cache = SelfAttentionCache(layout, 1, search.num_beams)
         self._sources: tuple[KeyValues, Tensor]
         self._targets: SelfAttentionStep
 
@@ -63,10 +64,12 @@ class Group:
     @property
     def is_full(self) -> bool:
         """Whether every slot is taken."""
-        return len(self.requests) == self._num_slots
+        return len(self.requests) == self._max_slots
 
     def admit(self, request: Request, keys: Tensor, values: Tensor) -> None:
         """Give a request the next slot, with the cross-attention keys and values of its source."""
+        if len(self.requests) == self.num_slots:
+            self._resize(min(2 * self.num_slots, self._max_slots))
         slot = self.search.admit(request.parameters)
         self.requests.append(request)
         self._cross_cache.write(slot, keys, values)
@@ -81,6 +84,8 @@ class Group:
         self.search.remove(slot)
         self.requests[slot] = self.requests[last]
         self.requests.pop()
+        if 0 < len(self.requests) * 4 <= self.num_slots:
+            self._resize(self.num_slots // 2)
 
     def begin_step(self) -> tuple[Tensor, Tensor]:
         """Prepare the caches for a step.
@@ -124,6 +129,15 @@ class Group:
         for request, _ in reversed(finished):
             self.remove(request)
         return finished
+
+    def _resize(self, num_slots: int) -> None:
+        """Double or halve the slots: what is copied stays a fraction of what was decoded."""
+        positions = self.search.positions
+        target_len = int(positions.max()) if len(positions) else 0
+        num_used = len(self.requests)
+        self._cross_cache.resize(num_slots, num_used=num_used)
+        self._self_cache.resize(num_slots, num_used=num_used, target_len=target_len)
+        self.num_slots = num_slots
 
     def _by_slot(self, rows: Tensor) -> Tensor:
         """[num_rows, num_heads, head_dim] -> [num_slots, num_beams, num_heads, head_dim]."""

@@ -1,10 +1,12 @@
 """The lean model runner: continuous batching through `model_core.decoder`."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from model_core.cache import BLOCK_LEN
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_length
 from model_core.group import Group
@@ -12,7 +14,9 @@ from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
 from model_core.search import BeamSearch, GreedySearch, Search
 
-SLOTS_PER_GROUP = 32
+MAX_SLOTS_PER_GROUP = 32
+_LOGITS_COPIES = 4
+"""Logits, their log-softmax, totals, and what a processor makes of them."""
 _SHORTEST_CAPACITY = 32
 
 
@@ -34,13 +38,16 @@ class LeanRunner:
 
     def cost_bytes(self, request: Request) -> int:
         """See `ModelRunner`."""
-        targets = request.parameters.max_length * request.parameters.num_beams
-        return (request.source_len + targets) * self._layout.bytes_per_token
+        num_beams = request.parameters.num_beams
+        positions = math.ceil(request.parameters.max_length / BLOCK_LEN) * BLOCK_LEN
+        entries = _source_capacity(request.source_len) + positions * num_beams
+        logits_bytes = num_beams * self._decoder.vocab_size * torch.float32.itemsize
+        return entries * self._layout.bytes_per_token + _LOGITS_COPIES * logits_bytes
 
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> EncodeReport:
         """See `ModelRunner`."""
-        encoded, report = self._encode({request.source_ids for request in requests})
+        encoded, report = self._encode([request.source_ids for request in requests])
         for request in requests:
             keys, values = self._decoder.project_source(encoded[request.source_ids])
             self._group_for(request).admit(request, keys, values)
@@ -73,15 +80,14 @@ class LeanRunner:
         """See `ModelRunner`."""
         self._groups = []
 
-    def _encode(self, sources: set[SourceIds]) -> tuple[dict[SourceIds, Tensor], EncodeReport]:
+    def _encode(self, sources: Sequence[SourceIds]) -> tuple[dict[SourceIds, Tensor], EncodeReport]:
         """Encoder outputs of each source, [source_len, hidden], from the cache or the encoder."""
         encoded: dict[SourceIds, Tensor] = {}
         for source_ids in sources:
             cached = self._encoder_outputs.get(source_ids)
             if cached is not None:
                 encoded[source_ids] = cached
-        num_cached = len(encoded)
-        missing = [source_ids for source_ids in sources if source_ids not in encoded]
+        missing = list({source_ids for source_ids in sources if source_ids not in encoded})
         padded_tokens = 0
         for batch in batch_by_length(missing):
             padded_tokens += len(batch) * len(batch[-1])
@@ -90,7 +96,7 @@ class LeanRunner:
                 self._encoder_outputs.put(source_ids, outputs)
         return encoded, EncodeReport(
             num_encoded=len(missing),
-            num_cached=num_cached,
+            num_cached=len(sources) - len(missing),
             source_tokens=sum(map(len, missing)),
             padded_tokens=padded_tokens,
         )
@@ -106,7 +112,7 @@ class LeanRunner:
         group = Group(
             self._layout,
             self._search(num_beams),
-            num_slots=SLOTS_PER_GROUP,
+            max_slots=MAX_SLOTS_PER_GROUP,
             source_capacity=capacity,
             position_bias=self._decoder.position_bias,
         )
@@ -115,8 +121,8 @@ class LeanRunner:
 
     def _search(self, num_beams: int) -> Search:
         if num_beams == 1:
-            return GreedySearch(SLOTS_PER_GROUP, self._layout.device)
-        return BeamSearch(SLOTS_PER_GROUP, num_beams, self._layout.device)
+            return GreedySearch(MAX_SLOTS_PER_GROUP, self._layout.device)
+        return BeamSearch(MAX_SLOTS_PER_GROUP, num_beams, self._layout.device)
 
     def _drop_empty_groups(self) -> None:
         self._groups = [group for group in self._groups if group.requests]

@@ -9,6 +9,7 @@ what its namesake there does.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, Self
 
 import torch
@@ -113,13 +114,14 @@ class BannedTokens:
     token_ids: Tensor
 
     @classmethod
-    def build(cls, banned: Sequence[Sequence[int]], device: torch.device) -> Self | None:
+    def build(cls, banned: Sequence[tuple[int, ...]], device: torch.device) -> Self | None:
         """`banned[slot]` lists tokens."""
-        pairs = [(slot, token) for slot, tokens in enumerate(banned) for token in tokens]
-        if not pairs:
+        if not any(banned):
             return None
-        slots, token_ids = torch.tensor(pairs, device=device).unbind(1)
-        return cls(slots, token_ids)
+        counts = torch.tensor([len(tokens) for tokens in banned])
+        slots = torch.arange(len(banned)).repeat_interleave(counts)
+        token_ids = torch.cat([_as_tensor(tokens) for tokens in banned])
+        return cls(slots.to(device), token_ids.to(device))
 
     def __call__(self, scores: Tensor, history: History) -> None:
         """See `LogitsProcessor`."""
@@ -270,10 +272,16 @@ def build_processors(
     return tuple(processor for processor in built if processor is not None)
 
 
-def _single_bad_words(parameters: GenerationParameters) -> list[int]:
+@lru_cache(maxsize=256)
+def _as_tensor(token_ids: tuple[int, ...]) -> Tensor:
+    """Long lists are turned into a tensor once per request, not at every change of the group."""
+    return torch.tensor(token_ids, dtype=torch.long)
+
+
+def _single_bad_words(parameters: GenerationParameters) -> tuple[int, ...]:
     """Bad words of one token; a bad word that is just an EOS is ignored, as in `generate()`."""
     words = [word for word in parameters.bad_words_ids if len(word) == 1]
-    return [word[0] for word in words if word[0] not in parameters.eos_token_ids]
+    return tuple(word[0] for word in words if word[0] not in parameters.eos_token_ids)
 
 
 def _forced_bos(parameters: GenerationParameters) -> tuple[int, ...]:

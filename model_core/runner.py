@@ -13,7 +13,8 @@ class EncodeReport:
 
     Attributes:
         num_encoded: Sources that went through the encoder.
-        num_cached: Sources whose encoder outputs were found in the encoder-output cache.
+        num_cached: Requests that needed no run of the encoder: their source was in the
+            encoder-output cache, or came twice.
         source_tokens: Real source tokens that were encoded.
         padded_tokens: Source tokens that were encoded, padding included.
     """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model_core.errors import NonFiniteScoreError
 from model_core.generation import GenerationParameters
 from model_core.logits import History, LogitsProcessor, build_processors
 from model_core.request import Hypothesis, finish_reason
@@ -49,6 +50,7 @@ class Search(ABC):
         self._device = device
         self._parameters: list[GenerationParameters] = []
         self._processors: tuple[LogitsProcessor, ...] = ()
+        self._is_stale = False
         # Lengths and limits live on the CPU: they are known without looking at the device.
         self._lengths = torch.zeros(capacity, dtype=torch.long)
         self._max_lengths = torch.zeros(0, dtype=torch.long)
@@ -79,7 +81,7 @@ class Search(ABC):
         self._lengths[slot] = _START_LEN
         self._token_ids[slot, :, 0] = parameters.decoder_start_token_id
         self._start(slot)
-        self._refresh()
+        self._is_stale = True
         return slot
 
     def remove(self, slot: int) -> None:
@@ -89,15 +91,25 @@ class Search(ABC):
         for state in (self._lengths, *self._state()):
             state[slot] = state[last]
         self._parameters.pop()
-        self._refresh()
+        self._is_stale = True
 
-    @abstractmethod
     def advance(self, logits: Tensor) -> Choice:
         """Choose the next token of every live hypothesis.
 
         Args:
             logits: [num_slots * num_beams, vocab]; changed in place.
+
+        Raises:
+            NonFiniteScoreError: A slot has no token with a finite score.
         """
+        if self._is_stale:
+            self._refresh()
+            self._is_stale = False
+        return self._choose(logits)
+
+    @abstractmethod
+    def _choose(self, logits: Tensor) -> Choice:
+        """See `advance`."""
 
     @abstractmethod
     def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
@@ -112,9 +124,7 @@ class Search(ABC):
         """Every tensor whose first dimension is the slot, apart from the lengths."""
 
     def _refresh(self) -> None:
-        """Rebuild what depends on which requests are in the group."""
-        if not self._parameters:
-            return
+        """Rebuild what depends on which requests are in the group: once per step at most."""
         self._processors = build_processors(self._parameters, self._device)
         self._max_lengths = torch.tensor([p.max_length for p in self._parameters])
         most = max(1, *(len(p.eos_token_ids) for p in self._parameters), 1)
@@ -163,11 +173,12 @@ class GreedySearch(Search):
         super().__init__(capacity, 1, device)
         self._scores = torch.zeros(capacity, device=device)
 
-    def advance(self, logits: Tensor) -> Choice:
+    def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see raw logits, as in transformers' greedy search."""
         scores = self._process(logits.float()[:, None])
         token_ids = scores.argmax(-1)
         chosen = scores.gather(2, token_ids[..., None])[..., 0] - scores.logsumexp(-1)
+        _check_finite(chosen[:, 0])
         self._scores[: self.num_slots] += chosen[:, 0]
         self._append(token_ids)
         full = self._lengths[: self.num_slots] >= self._max_lengths
@@ -204,7 +215,7 @@ class BeamSearch(Search):
         self._is_finished = torch.zeros(shape, dtype=torch.bool, device=device)
         self._finished_ids = torch.zeros((*shape, 0), dtype=torch.long, device=device)
 
-    def advance(self, logits: Tensor) -> Choice:
+    def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see log-probabilities, as in transformers' beam search."""
         num_slots = self.num_slots
         log_probs = torch.log_softmax(logits.float(), dim=-1)
@@ -212,6 +223,7 @@ class BeamSearch(Search):
         vocab = log_probs.shape[2]
         totals = log_probs + self._live_scores[:num_slots, :, None]
         scores, flat = totals.view(num_slots, -1).topk(int(self._num_candidates.max()))
+        _check_finite(scores[:, 0])
         parents, token_ids = flat // vocab, flat % vocab
 
         full = self._lengths[:num_slots] + 1 >= self._max_lengths
@@ -328,6 +340,16 @@ class BeamSearch(Search):
         self._assume_longest = torch.tensor(
             [p.early_stopping == "never" and p.length_penalty > 0 for p in parameters]
         )
+
+
+def _check_finite(best_scores: Tensor) -> None:
+    """Refuse to go on from [num_slots] scores of which one is NaN or infinite.
+
+    What such a request has written into the caches must not stay there: whoever catches the error
+    resets the runner.
+    """
+    if not bool(best_scores.isfinite().all()):
+        raise NonFiniteScoreError("a request has no token with a finite score")
 
 
 def _select(rows: Tensor, index: Tensor) -> Tensor:

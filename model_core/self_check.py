@@ -57,7 +57,7 @@ class _RandomSearch(Search):
         self._choices = torch.tensor(token_ids)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def advance(self, logits: Tensor) -> Choice:
+    def _choose(self, logits: Tensor) -> Choice:
         """See `Search`; `logits` are ignored."""
         shape = (self.num_slots, _NUM_BEAMS)
         parents = torch.randint(_NUM_BEAMS, shape, generator=self._generator).to(self._device)
@@ -103,7 +103,7 @@ def check_decoder(
     group = Group(
         decoder.cache_layout,
         search,
-        num_slots=len(sources),
+        max_slots=len(sources),
         source_capacity=max(_SOURCE_LENS),
         position_bias=decoder.position_bias,
     )

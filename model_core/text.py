@@ -58,6 +58,7 @@ class TextProcessor:
         self._checkpoint = checkpoint
         self._limits = limits or GenerationLimits()
         self._tokenizer: Any = copy.deepcopy(checkpoint.tokenizer)
+        self._first_lang: str | None = getattr(self._tokenizer, "src_lang", None)
         self._lock = threading.Lock()
 
     @property
@@ -147,8 +148,10 @@ class TextProcessor:
         """Source tokens, and whether some were cut off."""
         most = self.max_source_len
         with self._lock:
-            if tokenizer_lang is not None and self._tokenizer.src_lang != tokenizer_lang:
-                self._tokenizer.src_lang = tokenizer_lang
+            # Also where no language is named: else the last caller's would stay.
+            wanted = tokenizer_lang or self._first_lang
+            if wanted is not None and self._tokenizer.src_lang != wanted:
+                self._tokenizer.src_lang = wanted
             source_ids = self._tokenizer(text, verbose=False).input_ids
             num_tokens = len(source_ids)
             if num_tokens > most and overflow == "truncate":

@@ -12,10 +12,14 @@ from model_core.request import Output
 
 @dataclass(frozen=True)
 class Reference:
-    """The hypotheses of `generate()`: tokens after the decoder start up to the first EOS."""
+    """The hypotheses of `generate()`: tokens after the decoder start up to the first EOS.
+
+    Scores are `sequences_scores`; for greedy search, which has none, the same formula over the
+    log-softmax of the processed scores.
+    """
 
     token_ids: list[tuple[int, ...]]
-    scores: list[float] | None
+    scores: list[float]
 
 
 @torch.inference_mode()
@@ -32,15 +36,19 @@ def generate_alone(
         output_scores=True,
     )
     rows = [_up_to_eos(row, parameters) for row in result.sequences[:, 1:].tolist()]
-    scores = result.sequences_scores.tolist() if parameters.num_beams > 1 else None
-    return Reference(rows, scores)
+    if parameters.num_beams > 1:
+        return Reference(rows, result.sequences_scores.tolist())
+    log_probs = [
+        float(step.log_softmax(-1)[0, token])
+        for step, token in zip(result.scores, rows[0], strict=False)
+    ]
+    return Reference(rows, [sum(log_probs) / len(rows[0]) ** parameters.length_penalty])
 
 
 def assert_same(output: Output, reference: Reference) -> None:
     assert [each.token_ids for each in output.hypotheses] == reference.token_ids
-    if reference.scores is not None:
-        ours = torch.tensor([each.score for each in output.hypotheses])
-        torch.testing.assert_close(ours, torch.tensor(reference.scores), rtol=1e-4, atol=1e-4)
+    ours = torch.tensor([each.score for each in output.hypotheses])
+    torch.testing.assert_close(ours, torch.tensor(reference.scores), rtol=1e-4, atol=1e-4)
 
 
 def _up_to_eos(row: list[int], parameters: GenerationParameters) -> tuple[int, ...]:

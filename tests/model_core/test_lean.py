@@ -4,13 +4,18 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from model_core.lean import SLOTS_PER_GROUP, LeanRunner
+from model_core.decoder import Decoder
+from model_core.engine import Engine
+from model_core.errors import RequestFailedError
+from model_core.lean import MAX_SLOTS_PER_GROUP, LeanRunner
 from model_core.request import Output, Request
+from model_core.scheduler import EngineLimits
 from tests.lean import load_lean, random_source
 from tests.parity import assert_same, generate_alone
 
@@ -63,7 +68,8 @@ class Slots(RuleBasedStateMachine):
     @invariant()
     def groups_are_neither_empty_nor_overfull(self) -> None:
         for group in self.runner._groups:
-            assert 0 < len(group.requests) <= SLOTS_PER_GROUP
+            in_use = len(group.requests)
+            assert 0 < in_use <= group.num_slots <= min(4 * in_use, MAX_SLOTS_PER_GROUP)
             assert group.search.num_slots == len(group.requests)
 
     def teardown(self) -> None:
@@ -91,7 +97,7 @@ def run(runner: LeanRunner) -> dict[Request, Output]:
 
 def test_more_requests_than_slots_open_another_group() -> None:
     runner = LEAN.runner()
-    requests = [request(number, max_length=4) for number in range(SLOTS_PER_GROUP + 5)]
+    requests = [request(number, max_length=4) for number in range(MAX_SLOTS_PER_GROUP + 5)]
     runner.admit(requests)
     outputs = run(runner)
     assert len(outputs) == len(requests)
@@ -144,11 +150,45 @@ def test_reset_frees_every_slot_and_the_runner_goes_on() -> None:
     assert_same(run(runner)[again], reference)
 
 
-def test_cost_grows_with_source_beams_and_target() -> None:
+def test_cost_covers_what_a_request_can_make_the_runner_allocate() -> None:
     runner = LEAN.runner()
     base = Request("a", (5,) * 10, replace(LEAN.defaults, max_length=20))
     wider = Request("b", (5,) * 10, replace(LEAN.defaults, max_length=20, num_beams=4))
     config = LEAN.model.config
     per_token = 2 * config.decoder_layers * config.d_model * torch.float32.itemsize
-    assert runner.cost_bytes(base) == (10 + 20) * per_token
-    assert runner.cost_bytes(wider) == (10 + 80) * per_token
+    per_row = 4 * LEAN.vocab * torch.float32.itemsize  # a few tensors of scores
+    # Sources up to 32 tokens share a group; targets grow by blocks of 64 positions.
+    assert runner.cost_bytes(base) == (32 + 64) * per_token + per_row
+    assert runner.cost_bytes(wider) == (32 + 4 * 64) * per_token + 4 * per_row
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_scores_that_are_not_a_number_fail_their_request_and_no_other(num_beams: int) -> None:
+    runner = LEAN.runner()
+    poisoned, companion = request(1, num_beams=num_beams), request(2, num_beams=num_beams)
+    later = request(3, num_beams=num_beams)
+    project = runner._decoder.project_source
+
+    def poison(self: Decoder, encoder_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = project(encoder_outputs)
+        is_poisoned = encoder_outputs.shape[0] == poisoned.source_len
+        return keys, torch.full_like(values, float("nan")) if is_poisoned else values
+
+    assert len({each.source_len for each in (poisoned, companion, later)}) == 3
+    engine = Engine({"m": runner}, EngineLimits())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoder, "project_source", poison)
+        futures = {
+            each: engine.submit("m", each.source_ids, each.parameters)
+            for each in (poisoned, companion)
+        }
+        while engine.step():
+            pass
+    futures[later] = engine.submit("m", later.source_ids, later.parameters)
+    while engine.step():
+        pass
+    with pytest.raises(RequestFailedError):
+        futures[poisoned].result(timeout=0)
+    for each in (companion, later):
+        reference = generate_alone(LEAN.model, each.source_ids, each.parameters)
+        assert_same(futures[each].result(timeout=0), reference)

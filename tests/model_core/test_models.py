@@ -1,0 +1,70 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from model_core.checkpoint import CheckpointOptions
+from model_core.generation import GenerationLimits
+from model_core.models import GENERATE, ModelSet, ModelSource, load_models
+from model_core.scheduler import EngineLimits
+from tests import tiny
+from tests.parity import assert_same, generate_alone
+
+FAMILIES = {
+    "bert2bert": "bert",
+    "bert2bert-projected": "bert",
+    "bert-generation": "bert",
+    "bart": "bart",
+    "mbart": "bart",
+    "marian": "bart",
+    "m2m100": "bart",
+    "nllb": "bart",
+    "pegasus": "bart",
+    "t5": "t5",
+    "t5-gated": "t5",
+    "mt5": "t5",
+    "prophetnet": GENERATE,
+}
+
+
+def load(*folders: Path) -> ModelSet:
+    sources = [ModelSource(folder.name, str(folder)) for folder in folders]
+    return load_models(sources, CheckpointOptions(device="cpu"), EngineLimits(), GenerationLimits())
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_checkpoint_on_disk_is_served_by_its_family_and_exact(name: str, tmp_path: Path) -> None:
+    model = load(tiny.build_tiny_checkpoint(name, tmp_path / name)).models[name]
+    assert model.family == FAMILIES[name]
+    languages = model.checkpoint.languages
+    prepared = model.text.prepare(
+        "Where is the cold coffee?",
+        task="translate",
+        source_lang=languages.sources[0] if languages.sources else None,
+        target_lang=languages.targets[-1] if languages.targets else None,
+    )
+    future = model.submit(prepared)
+    while model.engine.step():
+        pass
+    reference = generate_alone(model.checkpoint.model, prepared.source_ids, prepared.parameters)
+    assert_same(future.result(timeout=0), reference)
+
+
+def test_lean_checkpoints_share_an_engine_and_generate_has_its_own(tmp_path: Path) -> None:
+    names = ("bart", "t5", "prophetnet")
+    models = load(*(tiny.build_tiny_checkpoint(name, tmp_path / name) for name in names)).models
+    assert models["bart"].engine is models["t5"].engine
+    assert models["prophetnet"].engine is not models["bart"].engine
+
+
+def test_defaults_that_the_lean_search_lacks_go_through_generate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tiny.build_tiny_checkpoint("bart", tmp_path / "bart")
+    defaults = folder / "generation_config.json"
+    text = defaults.read_text("utf-8").replace("{", '{\n  "encoder_no_repeat_ngram_size": 2,', 1)
+    defaults.write_text(text, "utf-8")
+    with caplog.at_level(logging.WARNING):
+        model = load(folder).models["bart"]
+    assert model.family == GENERATE
+    assert "encoder_no_repeat_ngram_size" in caplog.text
