@@ -112,6 +112,11 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"forced_eos_token_id": [100]}, "forced_eos_token_id", "a token id"),
     ({"suppress_tokens": ["a"]}, "suppress_tokens", "a token id"),
     ({"suppress_tokens": range(100)}, "suppress_tokens", "some token left"),
+    (
+        {"suppress_tokens": range(50), "bad_words_ids": [[each] for each in range(50, 100)]},
+        "suppress_tokens",
+        "some token left",
+    ),
     ({"suppress_tokens": [7], "forced_bos_token_id": 7}, "forced_bos_token_id", "not suppressed"),
     ({"suppress_tokens": [7], "forced_eos_token_id": [7]}, "forced_eos_token_id", "not suppressed"),
     ({"bad_words_ids": [5]}, "bad_words_ids", "non-empty lists"),

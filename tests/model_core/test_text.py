@@ -116,6 +116,15 @@ def test_t5_has_a_prefix_and_defaults_for_each_task(load: Load) -> None:
         text.prepare(TEXT, task="translate", target_lang="fr")
 
 
+def test_a_task_without_languages_forgets_those_of_the_caller_before(
+    load: Load,
+) -> None:
+    processor = TextProcessor(load("m2m100"))
+    before = processor.prepare(TEXT, task="summarize").source_ids
+    processor.prepare(TEXT, task="translate", source_lang="fr", target_lang="de")
+    assert processor.prepare(TEXT, task="summarize").source_ids == before
+
+
 @pytest.mark.parametrize("name", ["bart", "bert2bert", "marian", "nllb", "m2m100"])
 def test_long_source_is_refused_with_both_lengths_or_cut_at_its_end(name: str, load: Load) -> None:
     checkpoint = load(name)
