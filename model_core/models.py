@@ -154,9 +154,26 @@ def load_models(
         family, runner = runners[name]
         own = family == GENERATE
         engine = Engine({name: runner}, limits, observer=observer) if own else shared
+        _warn_of_lowered_length(checkpoint, generation_limits)
         text = TextProcessor(checkpoint, generation_limits)
         models[name] = ServedModel(name, family, checkpoint, text, engine)
     return ModelSet(models)
+
+
+def _warn_of_lowered_length(checkpoint: Checkpoint, limits: GenerationLimits) -> None:
+    """Say that a default length of the checkpoint itself is more than can be served."""
+    most = limits.max_target_len
+    if checkpoint.max_target_len is not None:
+        most = min(most, checkpoint.max_target_len)
+    for values in (checkpoint.defaults.values, *dict(checkpoint.defaults.task_values).values()):
+        length = values.max_length if values.max_new_tokens is None else values.max_new_tokens + 1
+        if length is not None and length > most:
+            _logger.warning(
+                "%s: its default maximum of %d target tokens is lowered to %d",
+                checkpoint.name,
+                length,
+                most,
+            )
 
 
 def make_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> tuple[str, ModelRunner]:

@@ -57,6 +57,22 @@ def test_lean_checkpoints_share_an_engine_and_generate_has_its_own(tmp_path: Pat
     assert models["prophetnet"].engine is not models["bart"].engine
 
 
+def test_a_default_length_beyond_the_positions_is_lowered_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tiny.build_tiny_checkpoint("bart", tmp_path / "bart")
+    defaults = folder / "generation_config.json"
+    length = f'"max_length": {tiny.MAX_LENGTH}'
+    text = defaults.read_text("utf-8")
+    assert length in text
+    defaults.write_text(text.replace(length, '"max_length": 5000'), "utf-8")
+    with caplog.at_level(logging.WARNING):
+        model = load(folder).models["bart"]
+    prepared = model.text.prepare("tea", task="translate")
+    assert prepared.parameters.max_length == tiny.MAX_POSITIONS
+    assert "5000" in caplog.text
+
+
 def test_defaults_that_the_lean_search_lacks_go_through_generate(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
