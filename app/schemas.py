@@ -29,6 +29,7 @@ TextOrTexts = Annotated[
 ]
 TokenId = Annotated[int, Field(ge=0)]
 Length = Annotated[int, Field(ge=0, le=1_000_000)]
+NgramSize = Annotated[int, Field(ge=0, le=1000)]
 Language = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -77,7 +78,7 @@ class Parameters(RequestBody):
     min_new_tokens: Length | None = Field(
         None, description="Fewest target tokens, the decoder start token not included."
     )
-    no_repeat_ngram_size: Length | None = Field(
+    no_repeat_ngram_size: NgramSize | None = Field(
         None, description="No run of so many tokens occurs twice in an answer; 0 allows it."
     )
     repetition_penalty: Annotated[float, Field(gt=0, le=MAX_REPETITION_PENALTY)] | None = Field(
@@ -265,7 +266,7 @@ class ServerInfo(BaseModel):
 
 
 class ModelLanguages(BaseModel):
-    """What one checkpoint translates: any of its source languages into any of its target ones."""
+    """The languages that one checkpoint knows; not every pair of them need be one it translates."""
 
     model: str
     source_languages: list[str] = Field(description="Empty where the checkpoint names none.")

@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from app.settings import Settings
+from model_core.generation import MAX_LENGTH_PENALTY
 from tests.app.fakes import MAX_SOURCE_LEN, POISON, SETTINGS, Backwards
 
 TOO_LONG = "x" * (MAX_SOURCE_LEN + 1)
@@ -102,6 +103,14 @@ async def test_a_parameter_that_the_engine_refuses_is_named(client: httpx.AsyncC
         ({"text": "tea", "parameters": {"num_beams": 0}}, "parameters.num_beams"),
         ({"text": "tea", "parameters": {"num_beams": "4"}}, "parameters.num_beams"),
         ({"text": "tea", "parameters": {"num_beams": True}}, "parameters.num_beams"),
+        (
+            {"text": "tea", "parameters": {"no_repeat_ngram_size": 1001}},
+            "parameters.no_repeat_ngram_size",
+        ),
+        (
+            {"text": "tea", "parameters": {"length_penalty": 1.01 * MAX_LENGTH_PENALTY}},
+            "parameters.length_penalty",
+        ),
         ({"text": "tea", "source_lang": "en"}, "source_lang"),
     ],
 )
