@@ -23,7 +23,7 @@ _FALLBACK = (
 def describe_server(service: TextService) -> ServerInfo:
     """Checkpoints, limits and versions."""
     return ServerInfo(
-        models=[_describe(model, _tasks_of(service, model)) for model in service.models.all],
+        models=[_describe(model, _tasks_of(service, model)) for model in service.routing.models],
         limits=limits_of(service.settings),
         versions={
             "python": platform.python_version(),
@@ -41,7 +41,7 @@ def describe_languages(service: TextService) -> Languages:
                 source_languages=list(model.checkpoint.languages.sources),
                 target_languages=list(model.checkpoint.languages.targets),
             )
-            for model in service.models.translators
+            for model in service.routing.translators
         ]
     )
 
@@ -74,8 +74,8 @@ def _describe(model: ServedModel, tasks: list[Task]) -> ModelInfo:
 
 def _tasks_of(service: TextService, model: ServedModel) -> list[Task]:
     tasks: list[Task] = []
-    if model in service.models.translators:
+    if model in service.routing.translators:
         tasks.append("translate")
-    if model in service.models.summarizers:
+    if model in service.routing.summarizers:
         tasks.append("summarize")
     return tasks

@@ -131,7 +131,8 @@ def _tandem_problem(error: TandemError, detail: str, members: dict[str, object])
             headers = _retry_after(error.retry_after_s)
         case EngineClosedError():
             status, kind = 503, "unavailable"
-            headers = _retry_after(_CLOSED_RETRY_AFTER_S)
+            # Whoever comes back on this connection would find the same server.
+            headers = _retry_after(_CLOSED_RETRY_AFTER_S) | {"Connection": "close"}
         case DeadlineExceededError():
             status, kind = 504, "deadline-exceeded"
         case RequestFailedError():

@@ -1,10 +1,10 @@
 """What lives as long as the app, and how routes ask for it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, TypedDict
 
-import anyio.to_thread
 from fastapi import Depends, FastAPI, Request
 
 from app.service import TextService
@@ -19,17 +19,16 @@ class State(TypedDict):
 def lifespan_of(
     open_service: Callable[[], TextService],
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
-    """A lifespan that opens the service on a thread and closes its models at the end."""
+    """A lifespan that opens the service on a thread and closes it at the end."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        service = await anyio.to_thread.run_sync(open_service)
-        service.models.start()
+        service = await asyncio.to_thread(open_service)
+        service.start()
         try:
             yield State(service=service)
         finally:
-            service.start_draining()
-            await anyio.to_thread.run_sync(service.models.close)
+            await service.close()
 
     return lifespan
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from app.metrics import Metrics
-from app.models import Models
+from app.routing import Routing
 from app.service import TextService
 from app.settings import SHIPPED, Settings
 from model_core.checkpoint import CheckpointOptions
@@ -30,13 +30,7 @@ def open_service(settings: Settings) -> TextService:
             allow_pickle=settings.allow_pickle,
             trust_remote_code=settings.trust_remote_code,
         ),
-        EngineLimits(
-            max_running_requests=settings.max_running_requests,
-            max_cache_bytes=settings.max_cache_bytes,
-            max_encode_tokens=settings.max_encode_tokens,
-            max_waiting_requests=settings.max_waiting_requests,
-            max_waiting_tokens=settings.max_waiting_tokens,
-        ),
+        engine_limits(settings),
         GenerationLimits(
             max_num_beams=settings.max_num_beams,
             max_source_len=settings.max_source_tokens,
@@ -46,12 +40,23 @@ def open_service(settings: Settings) -> TextService:
         num_threads=settings.num_threads,
         observer=metrics,
     )
-    models = Models(
+    routing = Routing(
         loaded,
         translators=[sources[given].name for given in settings.translate_model],
         summarizers=[sources[given].name for given in settings.summarize_model],
     )
-    return TextService(models, settings, metrics)
+    return TextService(routing, settings, metrics)
+
+
+def engine_limits(settings: Settings) -> EngineLimits:
+    """What each checkpoint may hold."""
+    return EngineLimits(
+        max_running_requests=settings.max_running_requests,
+        max_cache_bytes=settings.max_cache_bytes,
+        max_encode_tokens=settings.max_encode_tokens,
+        max_waiting_requests=settings.max_waiting_requests,
+        max_waiting_tokens=settings.max_waiting_tokens,
+    )
 
 
 def model_sources(given: Iterable[str]) -> dict[str, ModelSource]:

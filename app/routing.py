@@ -7,7 +7,7 @@ from model_core.languages import match_language
 from model_core.models import ModelSet, ServedModel
 
 
-class Models:
+class Routing:
     """The checkpoints that the settings name, by task; one checkpoint may serve both."""
 
     def __init__(
@@ -18,7 +18,7 @@ class Models:
         self.summarizers = tuple(loaded.models[name] for name in summarizers)
 
     @property
-    def all(self) -> tuple[ServedModel, ...]:
+    def models(self) -> tuple[ServedModel, ...]:
         """Every checkpoint once."""
         return tuple(self._loaded.models.values())
 

@@ -1,7 +1,6 @@
 """The server process: binds, loads, serves, drains."""
 
 import logging
-import math
 import signal
 import socket
 import sys
@@ -18,9 +17,13 @@ from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_LAST_ANSWERS_S = 5  # after draining, for answers on their way to slow clients
+
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; returns once what was in flight has ended.
+
+    A second signal ends the process at once.
 
     Args:
         settings: What the operator set.
@@ -29,15 +32,22 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     Raises:
         OSError: The address cannot be bound.
         CheckpointError: A checkpoint cannot be loaded.
+        SystemExit: The server did not start; the log says why.
     """
-    listener = _bind(settings.host, settings.port)  # before the weights: a port in use fails fast
+    # Before the weights: a port in use fails fast.
+    with _bind(settings.host, settings.port) as listener:
+        _serve(listener, settings, announce)
+
+
+def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str], None]) -> None:
     service = open_service(settings)
     config = uvicorn.Config(
         create_app(settings, lambda: service),
         log_config=None,
         access_log=False,  # it would log client addresses
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain_s),
+        lifespan="on",
+        timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -45,28 +55,49 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     # uvicorn repeats the signal once it has shut down: that must end the process with 0.
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, _exit)
-    _Server(config, service, ready).run(sockets=[listener])
+    server = _Server(config, service, settings.drain_s, ready)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(1)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it is ready and when it begins to drain."""
+    """uvicorn's server, which says when it is ready and which drains before it shuts down.
+
+    uvicorn itself closes its listener and idle connections at once, so nobody would learn that
+    the server is draining, and it answers what it cuts off with a bare 500.
+    """
 
     def __init__(
-        self, config: uvicorn.Config, service: TextService, ready: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        service: TextService,
+        drain_s: float,
+        ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._service = service
+        self._drain_s = drain_s
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._ready()
+        if self.started:
+            self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         logger.info("draining")
-        self._service.start_draining()
+        if not await self._service.drain(self._drain_s):
+            logger.warning("calls in flight after %g s end with an error", self._drain_s)
+            await self._service.close()
         await super().shutdown(sockets)
         logger.info("stopped")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        super().handle_exit(sig, frame)
 
 
 def _bind(host: str, port: int) -> socket.socket:

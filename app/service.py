@@ -1,21 +1,19 @@
 """What the routes and the command line call: texts in, answers out."""
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeVar
 
-import anyio
-import anyio.to_thread
-from model_core.models import ServedModel
-from model_core.text import PreparedSource
-
+from app.backlog import Backlog, Line
 from app.errors import TextError
 from app.metrics import Metrics, Outcome
-from app.models import Models
+from app.routing import Routing
 from app.schemas import (
     Alternative,
     Answer,
@@ -33,40 +31,43 @@ from model_core.errors import (
     InvalidParameterError,
     InvalidRequestError,
     QueueFullError,
-    TandemError,
+    RequestFailedError,
 )
 from model_core.generation import Task
+from model_core.models import ServedModel
 from model_core.request import Output
+from model_core.text import PreparedSource
 
 # Tokenizers release the GIL but not the cores: more threads would only take time from decoding.
 _NUM_TEXT_THREADS = 2
+_NO_MODEL = "none"  # a call that was refused before it was known who would answer it
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """One call on its way.
 
     Attributes:
-        model: Who answers it.
         task: What it asks for.
         body: What came in.
-        started: `time.monotonic()` at its beginning.
-        deadline: On the same clock.
-        places: How many of its texts may be with the engine at a time.
         source_lang: As the caller wrote it.
         target_lang: As the caller wrote it.
+        started: `time.monotonic()` at its beginning.
+        deadline: On the same clock, once the call is taken.
+        model_name: Who answers it, once that is known.
+        text_seconds: How long each text took that was answered, in the order of their ends.
     """
 
-    model: ServedModel
     task: Task
     body: TextRequest
-    started: float
-    deadline: float
-    places: asyncio.Semaphore
     source_lang: str | None = None
     target_lang: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    deadline: float = math.inf
+    model_name: str = _NO_MODEL
+    text_seconds: list[float] = field(default_factory=list)
 
 
 class TextService:
@@ -75,48 +76,93 @@ class TextService:
     Lives on one event loop. Texts are tokenized on threads; the engine has its own thread.
     """
 
-    def __init__(self, models: Models, settings: Settings, metrics: Metrics) -> None:
-        self.models = models
+    def __init__(self, routing: Routing, settings: Settings, metrics: Metrics) -> None:
+        self.routing = routing
         self.settings = settings
         self.metrics = metrics
-        self._text_threads = anyio.CapacityLimiter(_NUM_TEXT_THREADS)
-        self._is_draining = False
-        metrics.watch(lambda: {model.name: model.stats() for model in models.all})
+        self._text_threads = ThreadPoolExecutor(_NUM_TEXT_THREADS, "tandem-text")
+        self._backlogs = {model.name: Backlog(model, settings) for model in routing.models}
+        self._state: Literal["open", "draining", "closed"] = "open"
+        self._in_flight: set[asyncio.Timeout] = set()  # of each call, its time
+        self._idle = asyncio.Event()
+        self._idle.set()
+        metrics.watch(lambda: {model.name: model.stats() for model in routing.models})
 
     @property
     def status(self) -> Literal["ready", "draining", "dead"]:
         """Whether calls are taken, no longer taken, or can no longer be answered."""
-        if not self.models.is_alive:
+        if not self.routing.is_alive:
             return "dead"
-        return "draining" if self._is_draining else "ready"
+        return "ready" if self._state == "open" else "draining"
 
-    def start_draining(self) -> None:
-        """Take no further call; those that were taken go on."""
-        self._is_draining = True
+    @property
+    def num_in_flight(self) -> int:
+        """Calls that were taken and have not ended."""
+        return len(self._in_flight)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self.routing.start()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no further call and wait for those in flight; whether all of them ended in time.
+
+        This is not the engine's own draining: a call that was taken may have texts that the engine
+        has yet to get.
+        """
+        self._state = "draining"
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Stop the engine after the step that runs; calls in flight end with EngineClosedError."""
+        self._state = "closed"
+        now = asyncio.get_running_loop().time()
+        for limit in self._in_flight:
+            limit.reschedule(now)
+        await asyncio.to_thread(self.routing.close)
+        self._text_threads.shutdown(wait=False, cancel_futures=True)
 
     async def translate(self, body: TranslateRequest) -> TranslateResponse:
         """Translate every text of a call with the checkpoint of its language pair."""
-        model = self.models.translator(body.source_lang, body.target_lang)
-        call = self._call(model, "translate", body, body.source_lang, body.target_lang)
-        answers = await self._answer(call)
+        call = _Call("translate", body, body.source_lang, body.target_lang)
+        with self._counted(call):
+            model = self.routing.translator(body.source_lang, body.target_lang)
+            answers = await self._answer(call, model)
         return TranslateResponse(model=model.name, translations=answers, usage=_usage(answers))
 
     async def summarize(self, body: SummarizeRequest) -> SummarizeResponse:
         """Summarize every text of a call."""
-        model = self.models.summarizer()
-        answers = await self._answer(self._call(model, "summarize", body))
+        call = _Call("summarize", body)
+        with self._counted(call):
+            model = self.routing.summarizer()
+            answers = await self._answer(call, model)
         return SummarizeResponse(model=model.name, summaries=answers, usage=_usage(answers))
 
-    def _call(
-        self,
-        model: ServedModel,
-        task: Task,
-        body: TextRequest,
-        source_lang: str | None = None,
-        target_lang: str | None = None,
-    ) -> _Call:
-        if self._is_draining:
-            raise EngineClosedError("the server is draining")
+    async def _answer(self, call: _Call, model: ServedModel) -> list[Answer]:
+        call.model_name = model.name
+        timeout_s = self._check(call.body)
+        call.deadline = call.started + timeout_s
+        async with self._within(timeout_s):
+            with self._backlogs[model.name].line(len(call.body.texts)) as line:
+                sources = await self._prepare(call, model)
+                answers = await _gather(
+                    [
+                        self._answer_text(call, model, line, index, source)
+                        for index, source in enumerate(sources)
+                    ]
+                )
+        self._count_answers(call, answers)
+        return answers
+
+    def _check(self, body: TextRequest) -> float:
+        """The time that a call has, if it is taken."""
+        if self.status != "ready":
+            raise EngineClosedError(f"the server is {self.status}")
         max_texts = self.settings.max_texts_per_request
         if len(body.texts) > max_texts:
             raise InvalidParameterError("text", f"{len(body.texts)} texts", f"at most {max_texts}")
@@ -124,74 +170,79 @@ class TextService:
         if timeout_s > self.settings.max_timeout_s:
             expected = f"at most {self.settings.max_timeout_s:g} seconds"
             raise InvalidParameterError("timeout_s", timeout_s, expected)
-        started = time.monotonic()
-        return _Call(
-            model=model,
-            task=task,
-            body=body,
-            started=started,
-            deadline=started + timeout_s,
-            places=asyncio.Semaphore(self.settings.max_running_requests),
-            source_lang=source_lang,
-            target_lang=target_lang,
-        )
+        return timeout_s
 
-    async def _answer(self, call: _Call) -> list[Answer]:
-        sources = await self._on_text_thread(partial(self._prepare, call))
-        outputs = await _gather(
-            [self._decode(call, index, source) for index, source in enumerate(sources)]
+    @asynccontextmanager
+    async def _within(self, timeout_s: float) -> AsyncIterator[None]:
+        """What bounds a call, whatever it waits for: its own time, and the life of the service."""
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                self._in_flight.add(limit)
+                self._idle.clear()
+                try:
+                    yield
+                finally:
+                    self._in_flight.remove(limit)
+                    if not self._in_flight:
+                        self._idle.set()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            if self._state == "closed":
+                raise EngineClosedError("the server stopped before the end") from error
+            raise DeadlineExceededError(f"not finished within {timeout_s:g} seconds") from error
+
+    async def _prepare(self, call: _Call, model: ServedModel) -> list[PreparedSource]:
+        """Tokenize all texts before any is submitted: one bad text costs no decoding."""
+        prepare = partial(
+            model.text.prepare,
+            task=call.task,
+            source_lang=call.source_lang,
+            target_lang=call.target_lang,
+            overrides=call.body.parameters.overrides(),
+            overflow=call.body.overflow,
         )
-        answers = await self._on_text_thread(partial(_answers, call.model, sources, outputs))
+        sources = []
+        for index, text in enumerate(call.body.texts):
+            with _located(call, index):
+                sources.append(await self._on_text_thread(partial(prepare, text)))
+        return sources
+
+    async def _answer_text(
+        self, call: _Call, model: ServedModel, line: Line, index: int, source: PreparedSource
+    ) -> Answer:
+        with _located(call, index):
+            output = await (await line.submit(source, call.deadline))
+        answer = await self._on_text_thread(partial(_as_answer, model, source, output))
+        call.text_seconds.append(time.monotonic() - call.started)
+        return answer
+
+    async def _on_text_thread(self, work: Callable[[], _T]) -> _T:
+        """What `work` gives; a caller that is cancelled leaves it behind."""
+        return await asyncio.get_running_loop().run_in_executor(self._text_threads, work)
+
+    @contextmanager
+    def _counted(self, call: _Call) -> Iterator[None]:
+        """Count how each text of a call ended, once."""
+        try:
+            yield
+        except BaseException as error:
+            seconds = time.monotonic() - call.started
+            for outcome in _outcomes(error, len(call.body.texts)):
+                self.metrics.request_ended(call.model_name, call.task, outcome, seconds)
+            raise
+        for seconds in call.text_seconds:
+            self.metrics.request_ended(call.model_name, call.task, "finished", seconds)
+
+    def _count_answers(self, call: _Call, answers: Sequence[Answer]) -> None:
         for answer in answers:
             self.metrics.answered(
-                call.model.name,
+                call.model_name,
                 call.task,
                 source_tokens=answer.source_tokens,
                 generated_tokens=answer.generated_tokens,
                 truncated=answer.truncated,
             )
-        return answers
-
-    def _prepare(self, call: _Call) -> list[PreparedSource]:
-        """Tokenize all texts before any is submitted: one bad text costs no decoding."""
-        overrides = call.body.parameters.overrides()
-        sources = []
-        for index, text in enumerate(call.body.texts):
-            with _located(call, index), self._counted(call, only_failure=True):
-                source = call.model.text.prepare(
-                    text,
-                    task=call.task,
-                    source_lang=call.source_lang,
-                    target_lang=call.target_lang,
-                    overrides=overrides,
-                    overflow=call.body.overflow,
-                )
-            sources.append(source)
-        return sources
-
-    async def _decode(self, call: _Call, index: int, source: PreparedSource) -> Output:
-        # A long list fills the batch at most: the queue stays free for others.
-        async with call.places:
-            with _located(call, index), self._counted(call):
-                future = call.model.submit(source, deadline=call.deadline)
-                return await asyncio.wrap_future(future)
-
-    async def _on_text_thread(self, work: Callable[[], _T]) -> _T:
-        return await anyio.to_thread.run_sync(work, limiter=self._text_threads)
-
-    @contextmanager
-    def _counted(self, call: _Call, *, only_failure: bool = False) -> Iterator[None]:
-        """Count how one text ended; a text that was only prepared has not ended yet."""
-        outcome: Outcome | None = None if only_failure else "finished"
-        try:
-            yield
-        except BaseException as error:
-            outcome = _outcome_of(error)
-            raise
-        finally:
-            if outcome is not None:
-                seconds = time.monotonic() - call.started
-                self.metrics.request_ended(call.model.name, call.task, outcome, seconds)
 
 
 @contextmanager
@@ -199,7 +250,7 @@ def _located(call: _Call, index: int) -> Iterator[None]:
     """Name the text at fault where the call has a list of them."""
     try:
         yield
-    except TandemError as error:
+    except (InvalidRequestError, RequestFailedError) as error:
         if isinstance(call.body.text, str):
             raise
         raise TextError(index, error) from error
@@ -215,14 +266,6 @@ async def _gather(work: Sequence[Coroutine[None, None, _T]]) -> list[_T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-
-
-def _answers(
-    model: ServedModel, sources: Sequence[PreparedSource], outputs: Sequence[Output]
-) -> list[Answer]:
-    return [
-        _as_answer(model, source, output) for source, output in zip(sources, outputs, strict=True)
-    ]
 
 
 def _as_answer(model: ServedModel, source: PreparedSource, output: Output) -> Answer:
@@ -246,6 +289,14 @@ def _usage(answers: Sequence[Answer]) -> Usage:
         source_tokens=sum(answer.source_tokens for answer in answers),
         generated_tokens=sum(answer.generated_tokens for answer in answers),
     )
+
+
+def _outcomes(error: BaseException, num_texts: int) -> list[Outcome]:
+    """How each text of a call ended: one that failed for itself gives the others up."""
+    if isinstance(error, TextError):
+        others: list[Outcome] = ["cancelled"] * (num_texts - 1)
+        return [_outcome_of(error.cause), *others]
+    return [_outcome_of(error)] * num_texts
 
 
 def _outcome_of(error: BaseException) -> Outcome:

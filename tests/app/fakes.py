@@ -13,7 +13,8 @@ from fastapi import FastAPI
 
 from app.factory import create_app
 from app.metrics import Metrics
-from app.models import Models
+from app.opening import engine_limits
+from app.routing import Routing
 from app.service import TextService
 from app.settings import Settings
 from model_core.engine import Engine
@@ -49,12 +50,17 @@ class GatedRunner(FakeRunner):
 
 
 class BackwardsText:
-    """One token per character; `detokenize` gives the characters of the tokens."""
+    """One token per character; `detokenize` gives the characters of the tokens.
+
+    Tokenizes only while the gate is open, so that a test decides how long it takes.
+    """
 
     max_source_len = MAX_SOURCE_LEN
 
     def __init__(self, languages: Languages) -> None:
         self._languages = languages
+        self.gate = threading.Event()
+        self.gate.set()
 
     def prepare(
         self,
@@ -66,6 +72,7 @@ class BackwardsText:
         overrides: GenerationOverrides,
         overflow: str,
     ) -> PreparedSource:
+        self.gate.wait()
         if task == "translate":
             self._languages.choose(source_lang, target_lang)
         if len(text) > MAX_SOURCE_LEN and overflow == "error":
@@ -135,6 +142,8 @@ class FakeModels:
     def close(self) -> None:
         for runner in self.runners.values():
             runner.gate.set()
+        for model in self.models.values():
+            model.text.gate.set()
         self.engine.close()
 
 
@@ -142,14 +151,15 @@ class Backwards:
     """A running app, its client, and the parts that a test takes hold of."""
 
     def __init__(self, settings: Settings = SETTINGS, **limits: int) -> None:
+        settings = settings.model_copy(update=limits)
         names = dict.fromkeys((*settings.translate_model, *settings.summarize_model))
         self.metrics = Metrics()
         self.runners = {name: GatedRunner() for name in names}
-        self.loaded = FakeModels(self.runners, EngineLimits(**limits), self.metrics)
-        models = Models(
+        self.loaded = FakeModels(self.runners, engine_limits(settings), self.metrics)
+        routing = Routing(
             cast(ModelSet, self.loaded), settings.translate_model, settings.summarize_model
         )
-        self.service = TextService(models, settings, self.metrics)
+        self.service = TextService(routing, settings, self.metrics)
         self.app = create_app(settings, lambda: self.service)
 
     @asynccontextmanager

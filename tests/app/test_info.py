@@ -1,9 +1,11 @@
 from importlib.metadata import version
+from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.settings import Settings
-from tests.app.fakes import MAX_SOURCE_LEN, Backwards
+from tests.app.fakes import MAX_SOURCE_LEN, POISON, SETTINGS, Backwards
 
 # The names that dashboards and alerts are built on.
 METRICS = {
@@ -53,6 +55,57 @@ async def test_metrics_count_what_was_answered() -> None:
     assert app.value("tandem_generated_tokens_total", **labels) == 5
     assert app.value("tandem_request_seconds_count", **labels) == 2
     assert app.value("tandem_queue_seconds_count", model="short") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/summarize", {"text": "a"}, {("short", "finished"): 1}),
+        ("/summarize", {"text": ["a", "b"]}, {("short", "finished"): 2}),
+        ("/summarize", {"text": list("abcd")}, {("short", "invalid"): 4}),
+        ("/summarize", {"text": ["a", "b"], "timeout_s": 601}, {("short", "invalid"): 2}),
+        (
+            "/summarize",
+            {"text": ["a", "x" * (MAX_SOURCE_LEN + 1), "b"]},
+            {("short", "invalid"): 1, ("short", "cancelled"): 2},
+        ),
+        (
+            "/summarize",
+            {"text": ["a", POISON, "b"]},
+            {("short", "failed"): 1, ("short", "cancelled"): 2},
+        ),
+        ("/summarize", {"text": "bug"}, {("short", "failed"): 1}),
+        ("/translate", {"text": ["a", "b"], "target_lang": "fr"}, {("none", "invalid"): 2}),
+    ],
+    ids=str,
+)
+async def test_every_text_of_a_call_is_counted_once(
+    path: str, body: dict[str, Any], expected: dict[tuple[str, str], int]
+) -> None:
+    app = Backwards(SETTINGS, max_texts_per_request=3)
+    async with app.client() as client:
+        await client.post(path, json=body)
+
+    assert counts(app) == expected
+
+
+async def test_texts_that_are_refused_while_the_server_drains_are_counted() -> None:
+    app = Backwards()
+    async with app.client() as client:
+        await app.service.drain(0)
+        await client.post("/summarize", json={"text": ["a", "b"]})
+
+    assert counts(app) == {("short", "refused"): 2}
+
+
+def counts(app: Backwards) -> dict[tuple[str, str], int]:
+    """Requests ended, by model and outcome."""
+    return {
+        (sample.labels["model"], sample.labels["outcome"]): int(sample.value)
+        for metric in app.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "tandem_requests_total"
+    }
 
 
 async def test_two_apps_do_not_share_their_metrics() -> None:

@@ -9,10 +9,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Timer
+from typing import Any
 
 import httpx
+import pytest
+
+from app.server import serve
+from tests.app.fakes import SETTINGS, Backwards
 
 _START_S = 120  # a limit that only fails the test
+LONG = {
+    "text": [f"I have {number} cats." for number in range(1000)],
+    "parameters": {"num_beams": 16, "min_new_tokens": 100},
+}
 
 
 @contextmanager
@@ -71,6 +80,76 @@ def test_sigterm_lets_calls_in_flight_end() -> None:
         assert process.wait(_START_S) == 0
 
     assert len(response.json()["translations"]) == len(texts)
+
+
+def test_a_draining_server_says_so_and_a_second_sigterm_ends_it_at_once() -> None:
+    with serving("--summarize-model", "none") as (process, client), ThreadPoolExecutor() as threads:
+        call = threads.submit(_outcome_of, client, LONG)
+        while not _is_decoding(client):
+            assert not call.done(), call.result()
+        process.send_signal(signal.SIGTERM)
+        while (ready := client.get("/ready")).status_code == 200:
+            pass
+        refused = client.post("/translate", json={"text": "Thank you!"})
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_START_S) == -signal.SIGTERM
+
+    assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+    assert (refused.status_code, refused.json()["type"]) == (503, "urn:tandem:unavailable")
+    assert refused.headers["connection"] == "close"
+    assert call.result() == "cut off"
+
+
+def test_calls_in_flight_when_the_time_to_drain_is_over_are_answered_with_503() -> None:
+    with (
+        serving("--summarize-model", "none", "--drain-s", "0") as (process, client),
+        ThreadPoolExecutor() as threads,
+    ):
+        call = threads.submit(client.post, "/translate", json=LONG)
+        while not _is_decoding(client):
+            assert not call.done(), call.result().text
+        process.send_signal(signal.SIGTERM)
+        response = call.result()
+        assert process.wait(_START_S) == 0
+
+    assert (response.status_code, response.json()["type"]) == (503, "urn:tandem:unavailable")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "retry-after" in response.headers
+
+
+@pytest.fixture
+def _signals_as_before() -> Iterator[None]:
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+def test_a_server_that_does_not_start_says_nothing_of_being_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = Backwards()
+
+    def fail() -> None:
+        raise RuntimeError("no thread for the engine")
+
+    monkeypatch.setattr(app.loaded, "start", fail)
+    monkeypatch.setattr("app.server.open_service", lambda settings: app.service)
+    announced: list[str] = []
+
+    with pytest.raises(SystemExit) as ended:
+        serve(SETTINGS.model_copy(update={"port": 0}), announced.append)
+
+    assert ended.value.code not in (0, None)
+    assert announced == []
+
+
+def _outcome_of(client: httpx.Client, body: dict[str, Any]) -> str:
+    try:
+        return f"{client.post('/translate', json=body).status_code}"
+    except httpx.TransportError:
+        return "cut off"
 
 
 def _is_decoding(client: httpx.Client) -> bool:
