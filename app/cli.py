@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _Command = Callable[..., None]
-_CHUNK = 64  # texts of a stream answered together: enough to fill a batch, few enough to print soon
+_CHUNK = 64  # lines of a stream answered together: enough to fill a batch, few enough to print soon
 _MODEL_FIELDS = ("device", "dtype", "allow_pickle", "trust_remote_code", "num_threads")
 
 
@@ -90,14 +90,14 @@ def translate(
     target_lang: str | None,
     **flags: Any,
 ) -> None:
-    """Translate TEXT, or with - every line of standard input."""
+    """Translate TEXT, or with - every line of standard input; an empty line stays one."""
     settings = _settings({**flags, "summarize_model": "none"})
     from app.schemas import Parameters, TranslateRequest
 
     async def work(service: "TextService") -> None:
-        for chunk in _chunks(_lines(text)):
+        async def translations(texts: list[str]) -> Iterator[str]:
             body = TranslateRequest(
-                text=chunk,
+                text=texts,
                 source_lang=source_lang,
                 target_lang=target_lang,
                 parameters=Parameters(num_beams=num_beams),
@@ -105,8 +105,13 @@ def translate(
                 timeout_s=settings.max_timeout_s,
             )
             response = await service.translate(body)
-            for answer in response.translations:
-                click.echo(answer.text)
+            return (answer.text for answer in response.translations)
+
+        for lines in _chunks(_lines(text), min(_CHUNK, settings.max_texts_per_request)):
+            texts = [line for line in lines if line]
+            answers = await translations(texts) if texts else iter(())
+            for line in lines:
+                click.echo(next(answers) if line else "")
 
     _with_service(settings, work)
 
@@ -149,24 +154,24 @@ def _with_service(settings: Settings, work: Callable[["TextService"], Awaitable[
 
     async def run() -> None:
         service = open_service(settings)
-        service.models.start()
+        service.start()
         try:
             await work(service)
         finally:
-            service.models.close()
+            await service.close()
 
     with _plain_errors():
         asyncio.run(run())
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The texts to translate; blank lines have nothing to translate."""
+    """What to translate, line by line; a blank line is empty, and so is its translation."""
     lines = sys.stdin if text == "-" else [text]
-    return (line.strip() for line in lines if line.strip())
+    return (line.strip() for line in lines)
 
 
-def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
-    while chunk := list(islice(texts, _CHUNK)):
+def _chunks(lines: Iterator[str], most: int) -> Iterator[list[str]]:
+    while chunk := list(islice(lines, most)):
         yield chunk
 
 

@@ -19,13 +19,21 @@ def test_translate_prints_the_translation_of_its_argument(run: CliRunner) -> Non
     assert (result.exit_code, result.output) == (0, "aet\n")
 
 
-def test_translate_reads_lines_and_keeps_their_order(run: CliRunner) -> None:
+@pytest.mark.parametrize("max_texts", [1, 7, 1000])
+def test_translate_reads_lines_and_keeps_their_order(max_texts: int, run: CliRunner) -> None:
     lines = [f"line {number}" for number in range(150)]
+    variables = {"TANDEM_MAX_TEXTS_PER_REQUEST": str(max_texts)}
 
-    result = run.invoke(main, ["translate", "-"], input="\n\n".join(lines))
+    result = run.invoke(main, ["translate", "-"], input="\n".join(lines), env=variables)
 
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert result.output.splitlines() == [line[::-1] for line in lines]
+
+
+def test_translate_keeps_blank_lines_so_that_output_and_input_align(run: CliRunner) -> None:
+    result = run.invoke(main, ["translate", "-"], input="\none\n \t\n\ntwo\n\n")
+
+    assert (result.exit_code, result.output) == (0, "\neno\n\n\nowt\n\n")
 
 
 def test_summarize_reads_all_of_standard_input_as_one_text(run: CliRunner) -> None:
