@@ -34,7 +34,8 @@ class Metrics:
     """The `tandem_*` metrics; labels are `model`, `task` and `outcome` only.
 
     Observes the engine (`model_core.observer.EngineObserver`) from its threads, and the calls
-    from the event loop. A request is one text: a call with a list of texts counts several.
+    from the event loop. A request is one text: a call with a list of texts counts several. The
+    model of a call that was refused before it had one is `none`.
     """
 
     def __init__(self) -> None:

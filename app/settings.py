@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     max_timeout_s: float = Field(600.0, gt=0, description="Largest `timeout_s` of a call.")
     drain_s: float = Field(
-        30.0, ge=0, description="Time for calls in flight to finish after SIGTERM."
+        30.0, ge=0, description="Time for calls in flight to finish after SIGTERM; beyond: 503."
     )
 
     @field_validator("translate_model", "summarize_model", mode="before")
