@@ -83,7 +83,11 @@ def test_wrong_settings_are_refused_in_one_line(
     assert "Traceback" not in result.output
 
 
-def test_a_checkpoint_that_cannot_be_loaded_is_one_line_of_error() -> None:
+def test_a_checkpoint_that_cannot_be_loaded_is_one_line_of_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # It closes the handlers that libraries brought, and with them the streams of the test run.
+    monkeypatch.setattr("app.logs.configure_logging", lambda: None)
     result = CliRunner().invoke(main, ["translate", "--translate-model", "./nowhere", "tea"])
 
     assert result.exit_code == 1
