@@ -163,9 +163,10 @@ class SummarizeRequest(TextRequest):
         json_schema_extra={
             "examples": [
                 {
-                    "text": "The city council voted on Tuesday to repair the old bridge over the "
-                    "river, which has been closed since a flood damaged it last spring. Work will "
-                    "begin in May and is expected to take four months.",
+                    "text": "Bridges age, and inspecting them is expensive. We present a method "
+                    "that detects cracks in concrete bridges from photographs taken by small "
+                    "drones. A convolutional network trained on 12,000 labelled images finds 94 "
+                    "percent of the cracks that inspectors found, at a tenth of the cost.",
                     "parameters": {"max_length": 40, "num_beams": 4},
                     "overflow": "truncate",
                 }

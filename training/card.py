@@ -10,7 +10,7 @@ from training.tasks import ModelSize, Task
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """How the exported weights came about."""
+    """How the exported weights came about; `note` is what the recipe does not tell."""
 
     preset: str
     steps: int
@@ -19,6 +19,7 @@ class TrainingFacts:
     source_tokens: int
     target_tokens: int
     train_pairs: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,15 @@ _LIMITS = {
   Longer inputs were trained only as several such sentences joined; long single sentences, news,
   technical and literary text are beyond it.
 - "You" becomes du, ihr or Sie as the training data happens to have it.
-- Rare names and words are guessed, and numbers are copied imperfectly.
+- Rare names and words may turn into other words, and numbers are copied imperfectly.
 - It is a demonstration of the server. Do not rely on its translations.""",
     "summarize": """\
 - It writes one headline of about ten words, not a paragraph.
 - It knows two registers: United States politics of 2004 to 2008 and research abstracts of 2025
   and 2026. Other text gets a headline in one of these styles.
 - It can state what the text does not say, above all about names, roles and numbers. The training
-  texts name public officials; a name in the answer may come from there.
+  texts name public officials: the answer may name a senator whom the text does not mention,
+  above all on text of another kind, such as news.
 - Part of the training sources was cut after {crop} tokens, so that what comes late in a text
   counts for less.
 - It is a demonstration of the server. Do not rely on its headlines.""",
@@ -109,6 +111,7 @@ def model_card(task: Task, figures: Figures, facts: TrainingFacts) -> str:
 language: {_LANGUAGES[task.name]}
 pipeline_tag: {_PIPELINES[task.name]}
 library_name: transformers
+license: apache-2.0
 ---
 
 # {task.checkpoint}: {_TITLES[task.name]}
@@ -148,14 +151,14 @@ defaults of `generation_config.json`; weights as stored, computed in float32.{_c
 
 {_score_table(figures)}
 
-The length penalty was chosen on the first {figures.tuning_pairs} of the same dev pairs, so the
-figures are slightly flattering:
+The length penalty was chosen on {figures.tuning_pairs} of the same dev pairs, spread evenly, so
+the figures are slightly flattering:
 
 {_penalty_table(figures)}
 {_long_note(figures)}
 {_metric_note(task)}
 
-Examples, the first of the dev set:
+Examples, spread evenly over the dev set:
 
 {_examples(figures)}
 
@@ -166,7 +169,7 @@ Preset `{facts.preset}` of `training/`, {facts.train_pairs:,} pairs, {facts.epoc
 {facts.source_tokens / 1e6:.1f} million source and {facts.target_tokens / 1e6:.1f} million target \
 tokens. Label smoothing 0.1, AdamW,
 learning rate falling linearly to zero, bfloat16 steps on float32 weights; the stored weights are
-their exponential moving average.
+their exponential moving average. {facts.note}
 
 ## Limits
 

@@ -70,6 +70,12 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
+def spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """At most `count` of the pairs, evenly over all of them: a file may be grouped by origin."""
+    count = min(count, len(pairs))
+    return [pairs[row * len(pairs) // count] for row in range(count)]
+
+
 def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]) -> list[Example]:
     """The pairs as token ids, uncut and without EOS."""
 

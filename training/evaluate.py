@@ -10,7 +10,7 @@ import torch
 from transformers import EncoderDecoderModel, GenerationConfig, PreTrainedTokenizerFast
 
 from training.checkpoint import load_checkpoint
-from training.data import read_pairs
+from training.data import read_pairs, spread
 from training.devices import resolve_device
 from training.scoring import SCORING, shown
 from training.tasks import TASKS
@@ -54,18 +54,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--data", type=Path, required=True, help="folder of the .tsv.gz files")
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, help="only the first so many dev pairs")
+    parser.add_argument("--pairs", type=int, help="only so many dev pairs")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--samples", type=int, default=5, help="answers to show")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     scoring = SCORING[arguments.task]
-    pairs = read_pairs(arguments.data / TASKS[arguments.task].dev_file)[: arguments.pairs]
+    pairs = read_pairs(arguments.data / TASKS[arguments.task].dev_file)
+    if arguments.pairs is not None:
+        pairs = spread(pairs, arguments.pairs)
     model, tokenizer = load_checkpoint(arguments.checkpoint)
     model.to(resolve_device(arguments.device))  # type: ignore[arg-type]
     outputs = decode(model, tokenizer, [pair.source for pair in pairs], model.generation_config)
-    for pair, output in list(zip(pairs, outputs, strict=True))[: arguments.samples]:
+    answers = dict(zip(pairs, outputs, strict=True))
+    for pair in spread(pairs, arguments.samples):
+        output = answers[pair]
         logger.info("source    %s\nreference %s\nanswer    %s", pair.source, pair.target, output)
     for name, scores in scoring.baseline_scores(pairs).items():
         logger.info("%s: %s", name, shown(scores))

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from training.card import Figures, LongInputs, TrainingFacts, model_card
 from training.checkpoint import generation_config, load_checkpoint, save_checkpoint
-from training.data import Pair, read_pairs
+from training.data import Pair, read_pairs, spread
 from training.devices import resolve_device
 from training.evaluate import decode
 from training.model import build_model
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _MAX_WEIGHTS_BYTES = 40_000_000
 _NUM_EXAMPLES = 5
 _CHECKED_ROWS = 8
-_LONG_INPUT_WORDS = (15, 30, 60, 120)
+_LONG_INPUT_WORDS = (15, 30, 60)
 _NEUTRAL_LENGTH_PENALTY = 1.0
 
 
@@ -126,9 +126,10 @@ def measure(
 ) -> Figures:
     """Every figure of the model card."""
     scoring = SCORING[measurement.task.name]
-    tried = measurement.tried(pairs[:tuning_pairs])
+    tried = measurement.tried(spread(pairs, tuning_pairs))
     penalty = max(tried, key=lambda penalty: tried[penalty][scoring.chosen_by])
     answers = measurement.answers(pairs, penalty)
+    answer_of = dict(zip(pairs, answers, strict=True))
     figures = Figures(
         size=preset.size,
         num_parameters=measurement.model.num_parameters(),
@@ -141,7 +142,7 @@ def measure(
         scores=scoring.score(answers, [pair.target for pair in pairs]),
         baselines=scoring.baseline_scores(pairs),
         long_inputs=measurement.long_inputs(pairs, penalty),
-        examples=list(zip(pairs, answers, strict=True))[:_NUM_EXAMPLES],
+        examples=[(pair, answer_of[pair]) for pair in spread(pairs, _NUM_EXAMPLES)],
     )
     for name, scores in {"this checkpoint": figures.scores, **figures.baselines}.items():
         logger.info("%s: %s", name, shown(scores))
@@ -161,7 +162,7 @@ def write_checkpoint(run: Run, task: Task, pairs: list[Pair], folder: Path) -> i
     if weights_bytes > _MAX_WEIGHTS_BYTES:
         raise ValueError(f"{folder} holds {weights_bytes} bytes of weights, more than allowed")
     model, tokenizer = load_checkpoint(folder)
-    sources = [pair.source for pair in pairs[:_CHECKED_ROWS]]
+    sources = [pair.source for pair in spread(pairs, _CHECKED_ROWS)]
     run.model.float()  # type: ignore[no-untyped-call]
     ours = decode(run.model, run.tokenizer, sources, generation)
     if ours != decode(model, tokenizer, sources, generation):
@@ -179,14 +180,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--preset", choices=("tiny", "small", "base"), default="small")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--tuning-pairs", type=int, default=300, help="for the length penalty")
-    parser.add_argument("--dev-pairs", type=int, help="only the first so many dev pairs")
+    parser.add_argument("--dev-pairs", type=int, help="only so many dev pairs")
+    parser.add_argument("--note", default="", help="a sentence for the card's training section")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     task = TASKS[arguments.task]
     preset = task.presets[arguments.preset]
-    pairs = read_pairs(arguments.data / task.dev_file)[: arguments.dev_pairs]
+    pairs = read_pairs(arguments.data / task.dev_file)
+    if arguments.dev_pairs is not None:
+        pairs = spread(pairs, arguments.dev_pairs)
     run = load_run(preset, arguments.work / f"{task.checkpoint}.{arguments.preset}")
     weights_bytes = write_checkpoint(run, task, pairs, arguments.output)
 
@@ -210,6 +214,7 @@ def main(argv: list[str] | None = None) -> None:
         source_tokens=progress.source_tokens,
         target_tokens=progress.target_tokens,
         train_pairs=len(read_pairs(arguments.data / task.train_file)),
+        note=arguments.note,
     )
     card = model_card(task, figures, facts)
     (arguments.output / "README.md").write_text(card, encoding="utf-8")

@@ -92,19 +92,19 @@ TRANSLATE = Task(
     train_file="translate.en-de.train.tsv.gz",
     dev_file="translate.en-de.dev.tsv.gz",
     presets={
-        "tiny": Preset(ModelSize(64, 128, 2, 1, 1, 1000, 256, 256), 2000, 3e-3, 0.0, 50, 0.98),
+        "tiny": Preset(ModelSize(64, 128, 2, 1, 1, 1000, 128, 128), 2000, 3e-3, 0.0, 50, 0.98),
         "small": Preset(
-            ModelSize(256, 1024, 4, 4, 2, 8000, 256, 256), 5000, 1.5e-3, 0.0, 500, 0.9993
+            ModelSize(256, 1024, 4, 4, 2, 8000, 128, 128), 5000, 1.5e-3, 0.0, 500, 0.9993
         ),
         "base": Preset(
-            ModelSize(320, 1280, 5, 6, 3, 8000, 256, 256), 16000, 1.5e-3, 0.0, 1000, 0.9993, 0.2
+            ModelSize(320, 1280, 5, 6, 3, 8000, 128, 128), 16000, 1.5e-3, 0.0, 1000, 0.9993, 0.2
         ),
     },
     generation=GenerationDefaults(
-        max_length=256, no_repeat_ngram_size=0, length_penalties=(0.8, 1.0, 1.2, 1.5)
+        max_length=128, no_repeat_ngram_size=0, length_penalties=(0.8, 1.0, 1.2, 1.5)
     ),
     languages=("en", "de"),
-    join=JoinPolicy(two=0.15, three=0.1, long=0.03),
+    join=JoinPolicy(two=0.15, three=0.1, long=0.05),
 )
 
 SUMMARIZE = Task(

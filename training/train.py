@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from training.checkpoint import generation_config
-from training.data import EpochPlanner, Example, Pair, encode_pairs, read_pairs
+from training.data import EpochPlanner, Example, Pair, encode_pairs, read_pairs, spread
 from training.devices import resolve_device
 from training.evaluate import decode
 from training.model import build_model
@@ -273,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     resumed = trainer.resume()
     logger.info("%s %s, %d pairs", "resuming" if resumed else "starting", folder.name, len(pairs))
-    dev_pairs = read_pairs(arguments.data / task.dev_file)[: arguments.dev_pairs]
+    dev_pairs = spread(read_pairs(arguments.data / task.dev_file), arguments.dev_pairs)
     with logging_redirect_tqdm():
         run(
             trainer,

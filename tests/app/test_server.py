@@ -50,8 +50,8 @@ def test_the_shipped_checkpoints_answer_and_sigterm_ends_the_server_with_0() -> 
         summarized = client.post(
             "/summarize",
             json={
-                "text": "The city council voted on Tuesday to repair the old bridge over the "
-                "river, which has been closed since a flood damaged it last spring.",
+                "text": "Bridges age, and inspecting them is expensive. We present a method that "
+                "detects cracks in concrete bridges from photographs taken by small drones.",
                 "parameters": {"num_beams": 4, "max_length": 40},
             },
         )

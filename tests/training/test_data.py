@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data import EpochPlanner, Example, Pair, collate, read_pairs
+from training.data import EpochPlanner, Example, Pair, collate, read_pairs, spread
 from training.tasks import CropPolicy, JoinPolicy
 from training.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
@@ -89,3 +89,9 @@ def test_a_line_without_a_tab_is_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"a\tb\nalone\n"))
     with pytest.raises(ValueError, match=r"pairs\.tsv\.gz:2 has 1 fields"):
         read_pairs(path)
+
+
+def test_a_sample_is_spread_evenly() -> None:
+    pairs = [Pair(str(row), "") for row in range(10)]
+    assert [pair.source for pair in spread(pairs, 4)] == ["0", "2", "5", "7"]
+    assert spread(pairs, 20) == pairs
