@@ -36,7 +36,7 @@ TEXTS = [
     "My brother works near the sea.",
     "Thank you!",
 ]
-LONG: dict[str, Any] = {"num_beams": 4, "min_new_tokens": 200, "max_new_tokens": 200}
+LONG: dict[str, Any] = {"num_beams": 4, "min_new_tokens": 100, "max_new_tokens": 100}
 
 
 @dataclass
