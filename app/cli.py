@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import ValidationError
@@ -15,12 +15,14 @@ from app.settings import Settings, UnknownVariableError, default_text, variable
 from model_core.errors import TandemError
 
 if TYPE_CHECKING:
+    from app.schemas import Answer
     from app.service import TextService
 
 # Before torch is imported, hence the late imports below: threads that wait actively take the
 # cores from the event loop and from every neighbour.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+_T = TypeVar("_T")
 _Command = Callable[..., None]
 _CHUNK = 64  # lines of a stream answered together: enough to fill a batch, few enough to print soon
 _MODEL_FIELDS = ("device", "dtype", "allow_pickle", "trust_remote_code", "num_threads")
@@ -95,7 +97,7 @@ def translate(
     from app.schemas import Parameters, TranslateRequest
 
     async def work(service: "TextService") -> None:
-        async def translations(texts: list[str]) -> Iterator[str]:
+        async def translations(texts: list[str]) -> Iterator["Answer"]:
             body = TranslateRequest(
                 text=texts,
                 source_lang=source_lang,
@@ -105,13 +107,16 @@ def translate(
                 timeout_s=settings.max_timeout_s,
             )
             response = await service.translate(body)
-            return (answer.text for answer in response.translations)
+            return iter(response.translations)
 
-        for lines in _chunks(_lines(text), min(_CHUNK, settings.max_texts_per_request)):
-            texts = [line for line in lines if line]
-            answers = await translations(texts) if texts else iter(())
-            for line in lines:
-                click.echo(next(answers) if line else "")
+        most = min(_CHUNK, settings.max_texts_per_request)
+        for lines in _chunks(enumerate(_lines(text), start=1), most):
+            numbers = [number for number, line in lines if line]
+            with _numbered(numbers, of_many=text == "-"):
+                texts = [line for _, line in lines if line]
+                answers = await translations(texts) if texts else iter(())
+            for number, line in lines:
+                _print_answer(next(answers) if line else None, f"line {number}")
 
     _with_service(settings, work)
 
@@ -135,7 +140,7 @@ def summarize(
             timeout_s=settings.max_timeout_s,
         )
         response = await service.summarize(body)
-        click.echo(response.summaries[0].text)
+        _print_answer(response.summaries[0], "the text")
 
     _with_service(settings, work)
 
@@ -170,9 +175,27 @@ def _lines(text: str) -> Iterator[str]:
     return (line.strip() for line in lines)
 
 
-def _chunks(lines: Iterator[str], most: int) -> Iterator[list[str]]:
+def _chunks(lines: Iterator[_T], most: int) -> Iterator[list[_T]]:
     while chunk := list(islice(lines, most)):
         yield chunk
+
+
+def _print_answer(answer: "Answer | None", name: str) -> None:
+    click.echo("" if answer is None else answer.text)
+    if answer is not None and answer.truncated:
+        click.echo(f"{name} was cut after {answer.source_tokens} tokens", err=True)
+
+
+@contextmanager
+def _numbered(numbers: list[int], *, of_many: bool) -> Iterator[None]:
+    """Name the line at fault, not its place in a call."""
+    from app.errors import TextError
+
+    try:
+        yield
+    except TextError as error:
+        name = f"line {numbers[error.index]}: " if of_many else ""
+        raise click.ClickException(f"{name}{error.cause}") from error
 
 
 @contextmanager

@@ -151,9 +151,19 @@ def _retry_after(seconds: float) -> dict[str, str]:
 
 async def _on_validation_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [{"field": _field(each["loc"]), "message": _message(each)} for each in error.errors()]
+    errors = [_invalid_field(each) for each in error.errors()]
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in errors[:3])
     return problem(422, "invalid-request", detail, members={"errors": errors})
+
+
+def _invalid_field(error: Mapping[str, Any]) -> dict[str, str]:
+    if error["type"] == "json_invalid":
+        reason = f"not JSON at character {error['loc'][-1]}: {error['ctx']['error']}"
+        return {"field": "body", "message": reason}
+    if error["type"] == "model_attributes_type":
+        expected = "expected a JSON object, sent with Content-Type: application/json"
+        return {"field": _field(error["loc"]), "message": expected}
+    return {"field": _field(error["loc"]), "message": _message(error)}
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -108,9 +108,10 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        reason = f"cannot listen on {host}:{port} (TANDEM_HOST, TANDEM_PORT): {error.strerror}"
+        raise OSError(error.errno, reason) from error
     return listener
 
 

@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="`auto` (float32 on a CPU), `float32`, `bfloat16` or `float16`.",
+        description="`auto` (float32 on a CPU; on CUDA that of the file, if it is half precision), "
+        "`float32`, `bfloat16` or `float16`. The tokens are those of `generate()` in float32.",
     )
     allow_pickle: bool = Field(
         False, description="Load weights that are pickles too: they can run any code."

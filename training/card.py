@@ -124,7 +124,7 @@ from transformers import AutoTokenizer, EncoderDecoderModel
 
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = EncoderDecoderModel.from_pretrained(folder, dtype="float32").eval()
-target_ids = model.generate(**tokenizer(text, return_tensors="pt"))
+target_ids = model.generate(**tokenizer(text, truncation=True, return_tensors="pt"))
 print(tokenizer.decode(target_ids[0], skip_special_tokens=True))
 ```
 

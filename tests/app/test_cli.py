@@ -53,7 +53,25 @@ def test_a_text_that_is_too_long_is_one_line_of_error(run: CliRunner) -> None:
 def test_truncate_cuts_what_is_too_long(run: CliRunner) -> None:
     result = run.invoke(main, ["translate", "--truncate", "x" * 2 * MAX_SOURCE_LEN])
 
-    assert (result.exit_code, result.output) == (0, "x" * MAX_SOURCE_LEN + "\n")
+    assert (result.exit_code, result.stdout) == (0, "x" * MAX_SOURCE_LEN + "\n")
+
+
+def test_a_line_that_is_too_long_is_named_by_its_number(run: CliRunner) -> None:
+    lines = ["tea", "", *["tea"] * 70, "x" * (MAX_SOURCE_LEN + 1)]
+
+    result = run.invoke(main, ["translate", "-"], input="\n".join(lines))
+
+    assert result.exit_code == 1
+    assert f"Error: line {len(lines)}: " in result.output
+
+
+def test_what_was_cut_is_said_on_standard_error(run: CliRunner) -> None:
+    text = "x" * 2 * MAX_SOURCE_LEN
+
+    result = run.invoke(main, ["translate", "--truncate", "-"], input=f"tea\n{text}")
+
+    assert result.stdout == "aet\n" + "x" * MAX_SOURCE_LEN + "\n"
+    assert result.stderr == f"line 2 was cut after {MAX_SOURCE_LEN} tokens\n"
 
 
 def test_a_language_pair_chooses_among_checkpoints(run: CliRunner) -> None:

@@ -132,6 +132,23 @@ async def test_a_parameter_that_is_wrong_is_shown_with_its_value(
     assert problem["detail"].startswith("parameters.num_beams: is -3: ")
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        (b'{"text": "tea",}', {"Content-Type": "application/json"}, "not JSON at character"),
+        (b'{"text": "tea"}', {}, "Content-Type: application/json"),
+    ],
+)
+async def test_a_body_that_is_no_json_is_explained(
+    body: bytes, headers: dict[str, str], expected: str, client: httpx.AsyncClient
+) -> None:
+    problem = problem_of(await client.post("/summarize", content=body, headers=headers))
+
+    assert problem["status"] == 422
+    assert [each["field"] for each in problem["errors"]] == ["body"]
+    assert expected in problem["detail"]
+
+
 async def test_a_text_never_stands_in_an_error(client: httpx.AsyncClient) -> None:
     for body in ({"text": ["a secret", 7]}, {"txt": "a secret"}, {"parameters": {"x": "a secret"}}):
         response = await client.post("/summarize", json=body)
