@@ -7,7 +7,7 @@ from app.schemas import Languages, ModelInfo, ModelLanguages, ServerInfo
 from app.service import TextService
 from app.settings import Settings
 from model_core.generation import Task
-from model_core.models import ServedModel
+from model_core.models import GENERATE, ServedModel
 
 _PACKAGES = ("tandem-serve", "torch", "transformers", "tokenizers")
 _LEAN = (
@@ -63,7 +63,7 @@ def _describe(model: ServedModel, tasks: list[Task]) -> ModelInfo:
         revision=checkpoint.revision,
         architecture=checkpoint.architecture,
         family=model.family,
-        promise=_FALLBACK if model.family == "generate" else _LEAN,
+        promise=_FALLBACK if model.family == GENERATE else _LEAN,
         device=str(checkpoint.device),
         dtype=str(checkpoint.dtype).removeprefix("torch."),
         tasks=tasks,

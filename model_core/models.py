@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from time import monotonic
 
 import torch
 
@@ -78,31 +77,17 @@ class ModelSet:
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
         self.models = dict(models)
-        self._engines = list({id(model.engine): model.engine for model in models.values()}.values())
+        self._engines = list(dict.fromkeys(model.engine for model in models.values()))
 
     @property
     def is_alive(self) -> bool:
         """Whether the loop of every engine runs."""
         return all(engine.is_alive for engine in self._engines)
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether nothing new is taken."""
-        return any(engine.is_draining for engine in self._engines)
-
     def start(self) -> None:
         """Start every loop."""
         for engine in self._engines:
             engine.start()
-
-    def drain(self, timeout_s: float | None = None) -> bool:
-        """Take nothing new, and wait until what was accepted has ended; whether all of it did."""
-        deadline = None if timeout_s is None else monotonic() + timeout_s
-        drained = [
-            engine.drain(None if deadline is None else max(0.0, deadline - monotonic()))
-            for engine in self._engines
-        ]
-        return all(drained)
 
     def close(self) -> None:
         """Stop every loop; what is in flight ends with an error."""

@@ -127,7 +127,7 @@ class Search(ABC):
         """Rebuild what depends on which requests are in the group: once per step at most."""
         self._processors = build_processors(self._parameters, self._device)
         self._max_lengths = torch.tensor([p.max_length for p in self._parameters])
-        most = max(1, *(len(p.eos_token_ids) for p in self._parameters), 1)
+        most = max(1, max(len(p.eos_token_ids) for p in self._parameters))
         self._eos_token_ids = torch.tensor(
             [
                 [*p.eos_token_ids, *[_NO_TOKEN] * (most - len(p.eos_token_ids))]

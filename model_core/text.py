@@ -136,8 +136,9 @@ class TextProcessor:
         if pair.target_token is None:
             return GenerationOverrides()
         tokens = self._checkpoint.languages.target_tokens.values()
-        start = self._tokenizer.convert_ids_to_tokens(defaults.decoder_start_token_id)
-        token_id = self._tokenizer.convert_tokens_to_ids(pair.target_token)
+        with self._lock:
+            start = self._tokenizer.convert_ids_to_tokens(defaults.decoder_start_token_id)
+            token_id = self._tokenizer.convert_tokens_to_ids(pair.target_token)
         if start in tokens:
             return GenerationOverrides(decoder_start_token_id=token_id)
         return GenerationOverrides(forced_bos_token_id=token_id)
@@ -164,7 +165,8 @@ class TextProcessor:
     def _check_ids(self, source_ids: Sequence[int]) -> None:
         known = self._checkpoint.source_vocab_size
         if max(source_ids, default=0) >= known:
-            token = self._tokenizer.convert_ids_to_tokens(max(source_ids))
+            with self._lock:
+                token = self._tokenizer.convert_ids_to_tokens(max(source_ids))
             raise InvalidParameterError("text", token, "tokens that the checkpoint knows")
 
 
