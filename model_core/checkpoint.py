@@ -30,6 +30,7 @@ from model_core.languages import Languages, read_languages
 logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+GlobalAttention = Literal["none", "first"]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DEVICE = re.compile(r"cpu|cuda(:(\d+))?")
@@ -49,6 +50,8 @@ class CheckpointOptions:
         revision: Branch, tag or commit on the Hub.
         allow_pickle: Whether weights may be pickles, which can run any code.
         trust_remote_code: Whether Python code of the checkpoint may run.
+        add_special_tokens: Whether the tokenizer adds its special tokens to a source.
+        global_attention: Which source tokens of LED attend to all: none, or the first.
     """
 
     dtype: DType = "auto"
@@ -56,6 +59,8 @@ class CheckpointOptions:
     revision: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    add_special_tokens: bool = True
+    global_attention: GlobalAttention = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,6 +83,8 @@ class Checkpoint:
         source_vocab_size: Token ids that the encoder knows.
         device: Where the model is.
         dtype: Of its weights.
+        add_special_tokens: As in `CheckpointOptions`.
+        global_attention: As in `CheckpointOptions`.
     """
 
     name: str
@@ -95,6 +102,8 @@ class Checkpoint:
     source_vocab_size: int
     device: torch.device
     dtype: torch.dtype
+    add_special_tokens: bool = True
+    global_attention: GlobalAttention = "none"
 
 
 def load_checkpoint(
@@ -168,6 +177,8 @@ class _Loader:
             source_vocab_size=_source_vocab_size(model),
             device=device,
             dtype=model.dtype,
+            add_special_tokens=self._options.add_special_tokens,
+            global_attention=self._options.global_attention,
         )
 
     @contextmanager
