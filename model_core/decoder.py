@@ -107,6 +107,7 @@ class Embeddings:
         positions: Absolute positions, if the decoder has them.
         token_type: [hidden], added to every token (BERT's first token type).
         norm: Applied to the sum, if the decoder does so.
+        projection: To the width of the layers, where the embeddings are narrower (ELECTRA).
     """
 
     tokens: Tensor
@@ -114,6 +115,7 @@ class Embeddings:
     positions: Positions | None = None
     token_type: Tensor | None = None
     norm: Norm | None = None
+    projection: Linear | None = None
 
     def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """[rows], [rows] -> [rows, hidden]."""
@@ -124,7 +126,9 @@ class Embeddings:
             hidden = hidden + self.token_type
         if self.positions is not None:
             hidden = hidden + self.positions(token_ids, positions)
-        return hidden if self.norm is None else self.norm(hidden)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        return hidden if self.projection is None else self.projection(hidden)
 
 
 @dataclass(frozen=True, slots=True)

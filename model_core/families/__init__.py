@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from model_core.decoder import Decoder
 from model_core.families.bart import build_bart_decoder
 from model_core.families.bert import build_bert_decoder
+from model_core.families.gpt2 import build_gpt2_decoder
 from model_core.families.t5 import build_t5_decoder
 
 Builder = Callable[[PreTrainedModel], Decoder]
@@ -21,6 +22,11 @@ _FAMILIES: dict[str, tuple[str, Builder]] = {
     "mt5": ("t5", build_t5_decoder),
     "encoder-decoder/bert": ("bert", build_bert_decoder),
     "encoder-decoder/bert-generation": ("bert", build_bert_decoder),
+    "encoder-decoder/roberta": ("bert", build_bert_decoder),
+    "encoder-decoder/xlm-roberta": ("bert", build_bert_decoder),
+    "encoder-decoder/camembert": ("bert", build_bert_decoder),
+    "encoder-decoder/electra": ("bert", build_bert_decoder),
+    "encoder-decoder/gpt2": ("gpt2", build_gpt2_decoder),
 }
 
 

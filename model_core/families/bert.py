@@ -1,4 +1,4 @@
-"""Decoders of `EncoderDecoderModel`: BERT and BertGeneration."""
+"""Decoders of `EncoderDecoderModel`: BERT and its kin, one layer layout with different edges."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,44 +22,71 @@ from model_core.families.weights import layer_norm, linear
 
 
 def build_bert_decoder(model: PreTrainedModel) -> Decoder:
-    """The lean decoder of an `EncoderDecoderModel` whose decoder is BERT or BertGeneration."""
+    """The lean decoder of an `EncoderDecoderModel` with a decoder of this family.
+
+    That is BERT, BertGeneration, RoBERTa, XLM-RoBERTa, CamemBERT or ELECTRA.
+    """
     decoder: Any = model.decoder
     config: Any = decoder.config
+    stack = getattr(decoder, decoder.base_model_prefix)
     activation = ACT2FN[config.hidden_act]
     head_dim = config.hidden_size // config.num_attention_heads
+    positions = _positions(stack.embeddings.position_embeddings)
     return Decoder(
-        embeddings=_embeddings(decoder.bert.embeddings),
-        layers=tuple(_layer(layer, activation) for layer in decoder.bert.encoder.layer),
+        embeddings=_embeddings(stack, positions),
+        layers=tuple(_layer(layer, activation) for layer in stack.encoder.layer),
         head=_head(decoder, activation),
         num_heads=config.num_attention_heads,
         head_dim=head_dim,
         attention_scale=head_dim**-0.5,
         norm_first=False,
-        max_positions=config.max_position_embeddings,
+        max_positions=config.max_position_embeddings - positions.offset,
     )
 
 
-def _embeddings(module: Any) -> Embeddings:
+def _positions(module: Any) -> Positions:
+    pad = module.padding_idx
+    if pad is None:
+        return Positions(module.weight)
+    # RoBERTa counts positions from padding_idx + 1. With its cache, `generate()` shows it one token
+    # at a time: a pad token takes the padding row, and those after it count on.
+    return Positions(module.weight, offset=pad + 1, pad_token_id=pad, pad_row=pad)
+
+
+def _embeddings(stack: Any, positions: Positions) -> Embeddings:
+    module = stack.embeddings
     token_type = getattr(module, "token_type_embeddings", None)
+    projection = getattr(stack, "embeddings_project", None)  # ELECTRA's may be narrower
     return Embeddings(
         tokens=module.word_embeddings.weight,
-        positions=Positions(module.position_embeddings.weight),
+        positions=positions,
         token_type=None if token_type is None else token_type.weight[0],
         norm=layer_norm(module.LayerNorm),
+        projection=None if projection is None else linear(projection),
     )
 
 
 def _head(decoder: Any, activation: Any) -> Head:
-    if hasattr(decoder, "lm_head"):
-        return Head(linear(decoder.lm_head.decoder))
-    predictions = decoder.cls.predictions
-    return Head(
-        linear(predictions.decoder), transform=_head_transform(predictions.transform, activation)
-    )
+    if hasattr(decoder, "generator_lm_head"):  # ELECTRA
+        module = decoder.generator_predictions
+        transform = _head_transform(module.dense, ACT2FN["gelu"], module.LayerNorm)
+        return Head(linear(decoder.generator_lm_head), transform=transform)
+    if hasattr(decoder, "cls"):  # BERT
+        predictions = decoder.cls.predictions
+        module = predictions.transform
+        transform = _head_transform(module.dense, activation, module.LayerNorm)
+        return Head(linear(predictions.decoder), transform=transform)
+    module = decoder.lm_head
+    if hasattr(module, "dense"):  # RoBERTa
+        transform = _head_transform(module.dense, ACT2FN["gelu"], module.layer_norm)
+        return Head(linear(module.decoder), transform=transform)
+    return Head(linear(module.decoder))
 
 
-def _head_transform(module: Any, activation: Any) -> Callable[[Tensor], Tensor]:
-    dense, norm = linear(module.dense), layer_norm(module.LayerNorm)
+def _head_transform(
+    dense_module: Any, activation: Any, norm_module: Any
+) -> Callable[[Tensor], Tensor]:
+    dense, norm = linear(dense_module), layer_norm(norm_module)
 
     def transform(hidden: Tensor) -> Tensor:
         return norm(activation(dense(hidden)))
