@@ -15,6 +15,16 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many answers were compared, and show every tie that was excused."""
+    from tests.parity import TALLY
+
+    if TALLY.num_comparisons:
+        terminalreporter.write_line(TALLY.summary())
+    for excuse in TALLY.excused:
+        terminalreporter.write_line(f"  {excuse}")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
