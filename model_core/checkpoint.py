@@ -1,12 +1,10 @@
 """A checkpoint in a folder or on the Hub -> model, tokenizer, generation defaults, languages."""
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -15,24 +13,25 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils.hub import cached_file
 
+from model_core.cross_attention import check_cross_attention
 from model_core.defaults import CheckpointFiles, read_defaults
 from model_core.errors import CheckpointError
 from model_core.generation import GenerationDefaults, Task
 from model_core.languages import Languages, read_languages
+from model_core.repository import Repository
+from model_core.tokenizer import load_tokenizer
+from model_core.tying import tie_decoder_to_encoder
 
 logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 GlobalAttention = Literal["none", "first"]
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DEVICE = re.compile(r"cpu|cuda(:(\d+))?")
 _HALF_PRECISION = (torch.bfloat16, torch.float16)
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -50,7 +49,14 @@ class CheckpointOptions:
         revision: Branch, tag or commit on the Hub.
         allow_pickle: Whether weights may be pickles, which can run any code.
         trust_remote_code: Whether Python code of the checkpoint may run.
+        tokenizer: Keyword arguments for `AutoTokenizer.from_pretrained`.
+        tokenizer_name: Where the tokenizer is, if not with the weights.
+        target_tokenizer_name: Where the tokenizer of the answers is, if they have their own.
         add_special_tokens: Whether the tokenizer adds its special tokens to a source.
+        languages: Source and target language, where the files do not say.
+        generation: Generation defaults that go before the checkpoint's own.
+        tie_encoder_decoder: Whether the decoder shares the encoder's weights; None: as
+            `config.json` says.
         global_attention: Which source tokens of LED attend to all: none, or the first.
     """
 
@@ -59,7 +65,13 @@ class CheckpointOptions:
     revision: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    tokenizer: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    tokenizer_name: str | None = None
+    target_tokenizer_name: str | None = None
     add_special_tokens: bool = True
+    languages: tuple[str, str] | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    tie_encoder_decoder: bool | None = None
     global_attention: GlobalAttention = "none"
 
 
@@ -73,7 +85,8 @@ class Checkpoint:
         revision: As it was given.
         architecture: Class of the model.
         model: In evaluation mode, without gradients, on its device and in its dtype.
-        tokenizer: Not safe to share among threads; see `model_core.text`.
+        tokenizer: Of sources; not safe to share among threads, see `model_core.text`.
+        target_tokenizer: Of answers; the same one, unless they have their own.
         defaults: Generation defaults; `for_task` has those of a single task.
         languages: Empty where the checkpoint says nothing of languages.
         task_prefixes: Text before a source, by the name of the task in `task_specific_params`.
@@ -93,6 +106,7 @@ class Checkpoint:
     architecture: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    target_tokenizer: PreTrainedTokenizerBase
     defaults: GenerationDefaults
     languages: Languages
     task_prefixes: Mapping[str, str]
@@ -128,22 +142,24 @@ class _Loader:
     def __init__(self, source: str, options: CheckpointOptions) -> None:
         self._source = source
         self._options = options
-        self._is_local = Path(source).is_dir()
+        self._files = Repository(source, options.revision)
 
     def load(self, task: Task | None) -> Checkpoint:
         """See `load_checkpoint`."""
         device = _device(self._options.device)
-        self._check_source()
-        config = self._json("config.json", required=True)
+        self._files.check()
+        config = self._files.json("config.json", required=True)
         self._check_architecture(config)
         self._check_weights()
         with self._located():
-            model = self._model(device)
+            model = self._model(config, device)
             tokenizer = self._tokenizer()
             model_config: Any = model.config
             vocab_size = _vocab_size(model)
             files = CheckpointFiles(
-                config=config, generation_config=self._json("generation_config.json")
+                config=config,
+                generation_config=self._files.json("generation_config.json"),
+                options=self._options.generation,
             )
             max_target_len = _max_len(_stack(model, "decoder"), model_config, "decoder")
             defaults = read_defaults(
@@ -152,22 +168,16 @@ class _Loader:
                 vocab_size=vocab_size,
                 max_target_len=max_target_len,
             )
-            languages = read_languages(
-                config,
-                tokenizer,
-                vocab_size=vocab_size,
-                default_target_ids=(
-                    defaults.values.forced_bos_token_id,
-                    defaults.decoder_start_token_id,
-                ),
-            )
+            languages = self._languages(config, tokenizer, defaults)
+            target_tokenizer = self._target_tokenizer(tokenizer)
         return Checkpoint(
-            name=Path(self._source).resolve().name if self._is_local else self._source,
+            name=self._files.name,
             source=self._source,
             revision=self._options.revision,
             architecture=type(model).__name__,
             model=model,
             tokenizer=tokenizer,
+            target_tokenizer=target_tokenizer,
             defaults=defaults if task is None else defaults.for_task(TASK_NAMES[task]),
             languages=languages,
             task_prefixes=_task_prefixes(files),
@@ -194,49 +204,6 @@ class _Loader:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _fail(self, expected: str, found: str) -> CheckpointError:
-        return CheckpointError(f"{self._source}: expected {expected}, found {found}")
-
-    def _check_source(self) -> None:
-        if self._is_local:
-            return
-        if Path(self._source).exists():
-            raise self._fail("a folder or a Hub id", "a file")
-        if not _HUB_ID.fullmatch(self._source) or self._source.startswith("."):
-            raise self._fail("a folder or a Hub id", "neither: no such folder")
-
-    def _file(self, name: str, *, required: bool = False) -> str | None:
-        """Path of a file of the checkpoint, downloaded where need be; None where it has none."""
-        if self._is_local:
-            path = Path(self._source) / name
-            return str(path) if path.is_file() else None
-        try:
-            found: str | None = cached_file(
-                self._source,
-                name,
-                revision=self._options.revision,
-                _raise_exceptions_for_missing_entries=required,
-            )
-        except OSError as error:
-            raise self._fail(
-                "a folder or a Hub id", f"no such folder, and on the Hub: {error}"
-            ) from error
-        return found
-
-    def _json(self, name: str, *, required: bool = False) -> dict[str, Any]:
-        path = self._file(name, required=required)
-        if path is None:
-            if required:
-                raise self._fail(f"a {name}", "none")
-            return {}
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise self._fail(f"JSON in {name}", str(error)) from error
-        if not isinstance(content, dict):
-            raise self._fail(f"a JSON object in {name}", type(content).__name__)
-        return content
-
     def _check_architecture(self, config: Mapping[str, Any]) -> None:
         if self._options.trust_remote_code and "AutoModelForSeq2SeqLM" in (
             config.get("auto_map") or {}
@@ -249,39 +216,51 @@ class _Loader:
             )
             if config.get("auto_map"):
                 found += " with code of its own, which is not trusted"
-            raise self._fail("an encoder-decoder", found)
+            raise self._files.error("an encoder-decoder", found)
 
     def _check_weights(self) -> None:
-        if any(self._file(name) for name in _SAFETENSORS):
+        if any(self._files.file(name) for name in _SAFETENSORS):
             return
-        pickles = [name for name in _PICKLES if self._file(name)]
+        pickles = [name for name in _PICKLES if self._files.file(name)]
         if not pickles:
-            raise self._fail("weights in model.safetensors", "none")
+            raise self._files.error("weights in model.safetensors", "none")
         if not self._options.allow_pickle:
-            raise self._fail(
+            raise self._files.error(
                 "weights in model.safetensors",
                 f"{pickles[0]}, a pickle, which can run any code and is loaded only if allowed",
             )
 
-    def _common(self) -> dict[str, Any]:
-        return {
-            "revision": self._options.revision,
-            "trust_remote_code": self._options.trust_remote_code,
-            "local_files_only": self._is_local,
-        }
-
-    def _model(self, device: torch.device) -> PreTrainedModel:
+    def _model(self, config: Mapping[str, Any], device: torch.device) -> PreTrainedModel:
+        kwargs = {**self._files.kwargs, "trust_remote_code": self._options.trust_remote_code}
+        model: Any
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             self._source,
-            config=AutoConfig.from_pretrained(self._source, **self._common()),
+            config=AutoConfig.from_pretrained(self._source, **kwargs),
             dtype=self._dtype(device),
             use_safetensors=None if self._options.allow_pickle else True,
             output_loading_info=True,
-            **self._common(),
+            **kwargs,
         )
-        missing = sorted(report["missing_keys"])
+        self._check_loaded(model, config, report)
+        if self._options.dtype == "auto" and model.dtype not in _HALF_PRECISION:
+            model = model.float()
+        model = model.to(device)
+        model.requires_grad_(False)
+        model.eval()
+        assert isinstance(model, PreTrainedModel)
+        check_cross_attention(model)
+        return model
+
+    def _check_loaded(
+        self, model: PreTrainedModel, config: Mapping[str, Any], report: Mapping[str, Any]
+    ) -> None:
+        """Tie what is to be tied, and only then judge what is missing."""
+        missing = set(report["missing_keys"])
+        wanted = self._options.tie_encoder_decoder
+        if config.get("tie_encoder_decoder") if wanted is None else wanted:
+            missing = tie_decoder_to_encoder(model, missing, is_forced=wanted is True)
         if missing:
-            listed = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+            listed = ", ".join(sorted(missing)[:5]) + (" …" if len(missing) > 5 else "")
             raise CheckpointError(
                 f"expected every weight of {type(model).__name__}, found {len(missing)} missing: "
                 f"{listed}"
@@ -292,13 +271,6 @@ class _Loader:
                 self._source,
                 ", ".join(sorted(report["unexpected_keys"])[:5]),
             )
-        if self._options.dtype == "auto" and model.dtype not in _HALF_PRECISION:
-            model = model.float()
-        model = model.to(device)
-        model.requires_grad_(False)
-        assert isinstance(model, PreTrainedModel)
-        model.eval()  # type: ignore[no-untyped-call]
-        return model
 
     def _dtype(self, device: torch.device) -> torch.dtype | Literal["auto"]:
         if self._options.dtype != "auto":
@@ -308,21 +280,40 @@ class _Loader:
         return "auto" if device.type == "cuda" else torch.float32
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self._source, **self._common())
-        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-            raise CheckpointError(
-                f"expected a tokenizer, found: {type(error).__name__}: {error}"
-            ) from error
-        assert isinstance(tokenizer, PreTrainedTokenizerBase)
-        # Without its vocabulary the library makes up a tokenizer of a few special tokens.
-        names = {*tokenizer.vocab_files_names.values(), "tokenizer.json"}
-        if tokenizer.vocab_files_names and not any(self._file(name) for name in names):
-            raise CheckpointError(
-                f"expected a tokenizer ({type(tokenizer).__name__}: {', '.join(sorted(names))}), "
-                "found no vocabulary"
-            )
-        return tokenizer
+        name = self._options.tokenizer_name
+        return load_tokenizer(
+            self._files if name is None else Repository(name),
+            trust_remote_code=self._options.trust_remote_code,
+            **self._options.tokenizer,
+        )
+
+    def _target_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        name = self._options.target_tokenizer_name
+        if name is None:
+            return tokenizer
+        return load_tokenizer(Repository(name), trust_remote_code=self._options.trust_remote_code)
+
+    def _languages(
+        self,
+        config: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        defaults: GenerationDefaults,
+    ) -> Languages:
+        if self._options.languages is not None:
+            source_lang, target_lang = self._options.languages
+            config = {
+                **config,
+                "tandem": {"source_lang": source_lang, "target_lang": target_lang},
+            }
+        return read_languages(
+            config,
+            tokenizer,
+            vocab_size=defaults.vocab_size,
+            default_target_ids=(
+                defaults.values.forced_bos_token_id,
+                defaults.decoder_start_token_id,
+            ),
+        )
 
 
 TASK_NAMES: dict[Task, str] = {"translate": "translation", "summarize": "summarization"}

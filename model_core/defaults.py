@@ -11,11 +11,13 @@ Checkpoints name generation parameters in up to four places; the first in this l
 4. the same keys in its `decoder` part, for an `EncoderDecoderModel`, except where they repeat a
    default of transformers 4, which wrote out all of them there (`max_length: 20` was no choice).
 
+Before all of them goes what the operator's settings name for this checkpoint.
+
 What nobody names has transformers' default, apart from the length: `DEFAULT_MAX_LENGTH`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from model_core.errors import CheckpointError, InvalidParameterError
@@ -77,20 +79,23 @@ class CheckpointFiles:
     Attributes:
         config: `config.json`, raw: transformers drops its legacy generation keys on loading.
         generation_config: `generation_config.json`, empty where there is none.
+        options: What the operator lays over both.
     """
 
     config: Names
     generation_config: Names
+    options: Names = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[Names, Names]:
         """What goes before `task_specific_params`, and what comes after."""
+        options = dict(self.options)
         if self.generation_config:
             named = _named(self.generation_config)
             is_copy = bool(self.generation_config.get("_from_model_config"))
-            return ({}, named) if is_copy else (named, {})
+            return (options, named) if is_copy else (_over(options, named), {})
         decoder = _without(self.config.get("decoder") or {}, _WRITTEN_OUT)
-        return {}, _over(_legacy(self.config), _legacy(decoder))
+        return options, _over(_legacy(self.config), _legacy(decoder))
 
     @property
     def task_specific_params(self) -> Mapping[str, Names]:
@@ -112,6 +117,7 @@ def read_defaults(
     Raises:
         CheckpointError: A value makes no sense, or no token starts an answer.
     """
+    _check_options(files.options, vocab_size)
     first, last = files.layers
     merged = _with_special_tokens(_over(first, last), model_config)
     by_task = {
@@ -132,16 +138,35 @@ def read_defaults(
         do_sample=bool(merged.get("do_sample")),
         unserved=tuple(unserved),
     )
-    _check(defaults)
+    _check(defaults, files.options)
     return defaults
 
 
-def _check(defaults: GenerationDefaults) -> None:
+def _check_options(options: Names, vocab_size: int) -> None:
+    """Check names, and the values that `resolve` does not see; it checks the others."""
+    known = (*_SERVED, *_SPECIAL_TOKENS)
+    for name, value in options.items():
+        expected = None
+        if name not in known:
+            expected = f"one of {', '.join(sorted(known))}"
+        elif name in ("decoder_start_token_id", *_SPECIAL_TOKENS):
+            is_id = isinstance(value, int) and not isinstance(value, bool)
+            if not is_id or not 0 <= value < vocab_size:
+                expected = f"a token id from 0 to {vocab_size - 1}"
+        if expected is not None:
+            raise CheckpointError(
+                f"the setting generation.{name} is {value!r}: expected {expected}"
+            )
+
+
+def _check(defaults: GenerationDefaults, options: Names) -> None:
     no_limits = GenerationLimits(max_num_beams=1 << 30, max_target_len=1 << 30)
     for name in ("", *(name for name, _ in defaults.task_values)):
         try:
             resolve(defaults.for_task(name), GenerationOverrides(), limits=no_limits)
         except InvalidParameterError as error:
+            if error.field in options:
+                raise CheckpointError(f"the setting generation.{error}") from error
             where = f"task_specific_params of {name!r}" if name else "generation defaults"
             raise CheckpointError(f"the checkpoint's {where} cannot be served: {error}") from error
 
@@ -153,7 +178,8 @@ def _start_token(names: Names) -> int:
             return int(token_id)
     raise CheckpointError(
         "the checkpoint names no token that starts an answer: "
-        "expected decoder_start_token_id or bos_token_id in its generation defaults"
+        "expected decoder_start_token_id or bos_token_id in its generation defaults, "
+        "or in the generation settings of this checkpoint"
     )
 
 
