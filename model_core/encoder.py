@@ -21,13 +21,19 @@ class Encoder:
     Args:
         model: The encoder-decoder as transformers loaded it.
         pad_token_id: Token for padding; some encoders derive positions from it.
+
+    Attributes:
+        vocab_size: Token ids that it knows.
     """
 
     def __init__(self, model: PreTrainedModel, pad_token_id: int) -> None:
         self._module: Any = model.get_encoder()
         self._projection: Any = getattr(model, "enc_to_dec_proj", None)
         self._device = model.device
-        self._pad_token_id = pad_token_id
+        embeddings = self._module.get_input_embeddings()
+        self.vocab_size: int = embeddings.num_embeddings
+        # Padding is masked, but a pair may pad its targets with a token that its encoder lacks.
+        self._pad_token_id = pad_token_id if pad_token_id < self.vocab_size else 0
 
     def __call__(self, sources: Sequence[SourceIds]) -> list[Tensor]:
         """Encode one padded batch; each result is [source_len, hidden]."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder
@@ -95,11 +96,10 @@ def check_decoder(
     """Compare the lean decoder with the library's forward on random sources and targets.
 
     Three sources of unequal length, admitted at different steps, two hypotheses each, random
-    tokens and a random change of parents after every step.
+    tokens, pad tokens among them, and a random change of parents after every step.
     """
-    token_ids = [token for token in range(vocab_size) if token != pad_token_id]
-    sources = _random_sources(token_ids)
-    search = _RandomSearch(decoder.cache_layout.device, token_ids, _SEED)
+    sources = _random_sources([ids for ids in range(encoder.vocab_size) if ids != pad_token_id])
+    search = _RandomSearch(decoder.cache_layout.device, range(vocab_size), _SEED)
     group = Group(
         decoder.cache_layout,
         search,
@@ -140,7 +140,11 @@ def _random_sources(token_ids: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 class _Reference:
-    """Logits by the library's own forward, without caches, all sources in one padded batch."""
+    """Logits by the library's own forward, all sources in one padded batch.
+
+    Targets go through it as in `generate()`, token by token with its cache: where positions depend
+    on pad tokens (RoBERTa, M2M100), a forward over a whole target gives other logits.
+    """
 
     def __init__(
         self,
@@ -150,27 +154,33 @@ class _Reference:
         pad_token_id: int,
     ) -> None:
         self._model: Any = model
-        self._pad_token_id = pad_token_id
+        pad = min(pad_token_id, encoder.vocab_size - 1)
         longest = max(map(len, sources))
-        padded = [[*ids, *[pad_token_id] * (longest - len(ids))] for ids in sources]
+        padded = [[*ids, *[pad] * (longest - len(ids))] for ids in sources]
         mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in sources]
-        self._source_ids = torch.tensor(padded, device=model.device)
         self._mask = torch.tensor(mask, device=model.device)
+        self._encoded = self._model.get_encoder()(
+            input_ids=torch.tensor(padded, device=model.device),
+            attention_mask=self._mask,
+            return_dict=True,
+        ).last_hidden_state
 
     def logits(self, targets: Sequence[Tensor]) -> Tensor:
         """Logits after each target; [num_beams, target_len] each -> [rows, vocab], float32."""
         rows = [row for target in targets for row in target]
-        longest = max(map(len, rows))
-        padded = torch.full((len(rows), longest), self._pad_token_id, device=self._mask.device)
-        for index, row in enumerate(rows):
-            padded[index, : len(row)] = row
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         sources = torch.arange(len(targets)).repeat_interleave(_NUM_BEAMS).to(self._mask.device)
-        outputs = self._model(
-            input_ids=self._source_ids[sources],
-            attention_mask=self._mask[sources],
-            decoder_input_ids=padded,
-            use_cache=False,
-        )
-        last = torch.tensor([len(row) - 1 for row in rows], device=self._mask.device)
-        logits: Tensor = outputs.logits[torch.arange(len(rows), device=last.device), last]
-        return logits.float()
+        encoded = BaseModelOutput(last_hidden_state=self._encoded[sources])
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        steps = [
+            self._model(
+                encoder_outputs=encoded,
+                attention_mask=self._mask[sources],
+                decoder_input_ids=token_ids[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, 0]
+            for token_ids in padded.T
+        ]
+        last = torch.tensor([len(row) - 1 for row in rows])
+        return torch.stack(steps)[last, torch.arange(len(rows))].float()
