@@ -24,6 +24,7 @@ from model_core.errors import CheckpointError
 from model_core.generation import GenerationDefaults, Task
 from model_core.languages import Languages, read_languages
 from model_core.repository import Repository
+from model_core.stopping import StopStrings
 from model_core.tokenizer import load_tokenizer
 from model_core.tying import tie_decoder_to_encoder
 
@@ -87,6 +88,7 @@ class Checkpoint:
         model: In evaluation mode, without gradients, on its device and in its dtype.
         tokenizer: Of sources; not safe to share among threads, see `model_core.text`.
         target_tokenizer: Of answers; the same one, unless they have their own.
+        stop_strings: Criteria of requests whose answers end with given strings.
         defaults: Generation defaults; `for_task` has those of a single task.
         languages: Empty where the checkpoint says nothing of languages.
         task_prefixes: Text before a source, by the name of the task in `task_specific_params`.
@@ -107,6 +109,7 @@ class Checkpoint:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     target_tokenizer: PreTrainedTokenizerBase
+    stop_strings: StopStrings
     defaults: GenerationDefaults
     languages: Languages
     task_prefixes: Mapping[str, str]
@@ -178,6 +181,7 @@ class _Loader:
             model=model,
             tokenizer=tokenizer,
             target_tokenizer=target_tokenizer,
+            stop_strings=StopStrings(target_tokenizer),
             defaults=defaults if task is None else defaults.for_task(TASK_NAMES[task]),
             languages=languages,
             task_prefixes=_task_prefixes(files),

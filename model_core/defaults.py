@@ -25,24 +25,18 @@ from model_core.generation import (
     GenerationDefaults,
     GenerationLimits,
     GenerationOverrides,
-    resolve,
 )
+from model_core.resolve import resolve
 
 Names = Mapping[str, Any]
 
-_SERVED = tuple(each.name for each in fields(GenerationOverrides))
+_OF_REQUESTS = ("target_prefix_ids", "seed")
+_SERVED = tuple(each.name for each in fields(GenerationOverrides) if each.name not in _OF_REQUESTS)
 _SPECIAL_TOKENS = ("pad_token_id", "bos_token_id")
 
 # Features of transformers' generation that the lean search lacks, each with the values that ask
-# for nothing. Options that only steer sampling, caches or outputs change no token by themselves.
+# for nothing. Options that only steer caches or outputs change no token by themselves.
 _UNSERVED: dict[str, tuple[Any, ...]] = {
-    "do_sample": (False,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1.0,),
-    "sequence_bias": ({}, []),
-    "exponential_decay_length_penalty": (),
-    "begin_suppress_tokens": ([],),
-    "remove_invalid_values": (False,),
     "num_beam_groups": (1,),
     "diversity_penalty": (0.0,),
     "guidance_scale": (1.0,),
@@ -51,7 +45,6 @@ _UNSERVED: dict[str, tuple[Any, ...]] = {
     "force_words_ids": ([],),
     "watermarking_config": (),
     "token_healing": (False,),
-    "stop_strings": ([], ""),
     "max_time": (),
     "prompt_lookup_num_tokens": (),
     "assistant_early_exit": (),
@@ -69,6 +62,13 @@ _WRITTEN_OUT: dict[str, Any] = {
     "early_stopping": False,
     "no_repeat_ngram_size": 0,
     "repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "remove_invalid_values": False,
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
 }
 
 
@@ -134,8 +134,6 @@ def read_defaults(
         pad_token_id=_pad_token(merged),
         vocab_size=vocab_size,
         max_target_len=max_target_len,
-        renormalize_logits=bool(merged.get("renormalize_logits")),
-        do_sample=bool(merged.get("do_sample")),
         unserved=tuple(unserved),
     )
     _check(defaults, files.options)
@@ -225,7 +223,7 @@ def _legacy(config: Names) -> Names:
 
 
 def _named(values: Names) -> Names:
-    wanted = (*_SERVED, *_SPECIAL_TOKENS, "renormalize_logits", *_UNSERVED)
+    wanted = (*_SERVED, *_SPECIAL_TOKENS, *_UNSERVED)
     return {name: values[name] for name in wanted if values.get(name) is not None}
 
 

@@ -9,8 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from model_core.generation import GenerationParameters
+from model_core.library import cut_target, generate_arguments, seeded
 from model_core.request import Hypothesis, Output, Request, finish_reason
 from model_core.runner import EncodeReport, StepReport
+from model_core.stopping import StopStrings
 
 _Key = tuple[GenerationParameters, int | None]
 
@@ -34,6 +36,7 @@ class GenerateRunner:
         *,
         is_padding_invariant: bool = False,
         max_batch_size: int = 8,
+        stop_strings: StopStrings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Run a loaded model.
@@ -43,12 +46,14 @@ class GenerateRunner:
             pad_token_id: Fills sources up to the longest of a micro-batch.
             is_padding_invariant: Whether padding a source leaves its encoder outputs as they are.
             max_batch_size: Requests of one `generate()` call.
+            stop_strings: The checkpoint's; None where no request has any.
             clock: The engine's; deadlines are on it.
         """
         self._model = model
         self._pad_token_id = pad_token_id
         self._is_padding_invariant = is_padding_invariant
         self._max_batch_size = max_batch_size
+        self._stop_strings = stop_strings
         self._clock = clock
         self._admitted: dict[Request, None] = {}  # a set that keeps the order of admission
 
@@ -74,7 +79,7 @@ class GenerateRunner:
             if request not in stop_abandoned.stopped
         )
         self.remove([request for request, _ in finished])
-        return StepReport(finished, len(batch) * batch[0].parameters.num_beams)
+        return StepReport(finished, len(batch) * batch[0].parameters.num_hypotheses)
 
     def remove(self, requests: Sequence[Request]) -> None:
         """Forget admitted requests."""
@@ -89,22 +94,33 @@ class GenerateRunner:
         now = self._clock()
         wanted = [request for request in self._admitted if not request.is_abandoned(now)]
         alike = [each for each in wanted if self._key(each) == self._key(wanted[0])]
-        return alike[: self._max_batch_size]
+        # The library draws for a whole batch from one generator: only alone is a seed a seed.
+        is_drawn = bool(wanted) and wanted[0].parameters.do_sample
+        return alike[: 1 if is_drawn else self._max_batch_size]
 
     def _key(self, request: Request) -> _Key:
-        return request.parameters, None if self._is_padding_invariant else request.source_len
+        parameters = request.parameters
+        reads_source = parameters.encoder_no_repeat_ngram_size > 0
+        reads_source |= parameters.encoder_repetition_penalty != 1.0
+        may_pad = self._is_padding_invariant and not reads_source
+        return parameters, None if may_pad else request.source_len
 
     def _generate(self, batch: list[Request], stop_abandoned: StoppingCriteria) -> list[Output]:
         parameters = batch[0].parameters
         step_scores = _StepScores(parameters)
-        result: Any = self._model.generate(  # type: ignore[operator]
-            **self._padded(batch),
-            **parameters.generate_kwargs(),
-            stopping_criteria=StoppingCriteriaList([stop_abandoned, step_scores]),
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-        targets = [_trim(row, parameters) for row in result.sequences[:, 1:].tolist()]
+        with seeded(parameters, self._model.device):
+            result: Any = self._model.generate(  # type: ignore[operator]
+                **self._padded(batch),
+                **self._arguments(parameters, len(batch)),
+                stopping_criteria=StoppingCriteriaList([stop_abandoned, step_scores]),
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+        stop = None
+        if self._stop_strings is not None and parameters.stop_strings:
+            stop = self._stop_strings.criterion(parameters.stop_strings)
+        rows = result.sequences[:, 1:].tolist()
+        targets = [cut_target(row, parameters, stop) for row in rows]
         if parameters.num_beams == 1:
             scores = step_scores.normalised(targets)
         else:
@@ -115,9 +131,15 @@ class GenerateRunner:
         ]
         each = parameters.num_return_sequences
         return [
-            Output(tuple(hypotheses[row * each : (row + 1) * each]), request.source_len)
+            Output.of(request, tuple(hypotheses[row * each : (row + 1) * each]))
             for row, request in enumerate(batch)
         ]
+
+    def _arguments(self, parameters: GenerationParameters, num_sources: int) -> dict[str, Any]:
+        tokenizer = None if self._stop_strings is None else self._stop_strings.tokenizer
+        return generate_arguments(
+            parameters, num_sources=num_sources, device=self._model.device, tokenizer=tokenizer
+        )
 
     def _padded(self, batch: list[Request]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask`, both [batch, source_len]."""
@@ -170,7 +192,7 @@ class _StepScores(StoppingCriteria):
 
     def __init__(self, parameters: GenerationParameters) -> None:
         self._parameters = parameters
-        self._token_scores: list[Tensor] = []  # [batch] per step, greedy search only
+        self._token_scores: list[Tensor] = []  # [num_rows] per step, without beams only
 
     def __call__(self, input_ids: Tensor, scores: tuple[Tensor, ...], **kwargs: object) -> Tensor:
         """No row to stop: [num_rows], bool.
@@ -189,17 +211,11 @@ class _StepScores(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
     def normalised(self, targets: list[tuple[int, ...]]) -> list[float]:
-        """Greedy search: sum of log-probabilities / `generated_len ** length_penalty`."""
+        """Without beams: sum of log-probabilities / `generated_len ** length_penalty`."""
         token_scores = torch.stack(self._token_scores, dim=1)
-        return [
-            row[: len(target)].sum().item() / len(target) ** self._parameters.length_penalty
+        first = len(self._parameters.target_prefix_ids)
+        sums = [
+            (row[: len(target) - first].sum().item(), len(target) - first)
             for row, target in zip(token_scores, targets, strict=True)
         ]
-
-
-def _trim(target: list[int], parameters: GenerationParameters) -> tuple[int, ...]:
-    """The target up to its first EOS; padding follows."""
-    for index, token_id in enumerate(target):
-        if token_id in parameters.eos_token_ids:
-            return tuple(target[: index + 1])
-    return tuple(target)
+        return [total / length**self._parameters.length_penalty for total, length in sums]

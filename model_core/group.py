@@ -5,6 +5,8 @@ article. Slots in use are always the first ones: when a request ends, the last s
 the hole. There are never more slots than four times those in use.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from model_core.attention import attend
@@ -28,7 +30,7 @@ class Group:
         search: Decides the tokens; gives `num_beams`.
         max_slots: Most requests.
         source_capacity: Longest source.
-        position_bias: Relative-position bias of the decoder, if it has one.
+        position_biases: Relative-position biases of the decoder; see `Decoder`.
     """
 
     def __init__(
@@ -38,13 +40,13 @@ class Group:
         *,
         max_slots: int,
         source_capacity: int,
-        position_bias: PositionBias | None = None,
+        position_biases: Sequence[PositionBias] = (),
     ) -> None:
         self.search = search
         self.source_capacity = source_capacity
         self.requests: list[Request] = []
         self._max_slots = max_slots
-        self._position_bias = position_bias
+        self._position_biases = position_biases
         self.num_slots = 1
         self._cross_cache = CrossAttentionCache(layout, 1, source_capacity)
         self._self_cache = SelfAttentionCache(layout, 1, search.num_beams)
@@ -70,7 +72,7 @@ class Group:
         """Give a request the next slot, with the cross-attention keys and values of its source."""
         if len(self.requests) == self.num_slots:
             self._resize(min(2 * self.num_slots, self._max_slots))
-        slot = self.search.admit(request.parameters)
+        slot = self.search.admit(request.parameters, request.source_ids)
         self.requests.append(request)
         self._cross_cache.write(slot, keys, values)
         self._self_cache.clear(slot)
@@ -95,7 +97,7 @@ class Group:
         """
         positions = self.search.positions
         self._sources = self._cross_cache.view(len(self.requests))
-        self._targets = self._self_cache.step(positions, self._position_bias)
+        self._targets = self._self_cache.step(positions, self._position_biases)
         token_ids = self.search.last_token_ids
         rows = positions.to(token_ids.device).repeat_interleave(self.num_beams)
         return token_ids.flatten(), rows
@@ -104,7 +106,7 @@ class Group:
         """See `AttentionContext`."""
         self._targets.write(layer, self._by_slot(key), self._by_slot(value))
         targets = self._targets
-        return attend(self._by_slot(query), targets.blocks, targets.biases, layer)
+        return attend(self._by_slot(query), targets.blocks, targets.biases(layer), layer)
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         """See `AttentionContext`."""
@@ -121,7 +123,7 @@ class Group:
         if choice.parents is not None:
             self._self_cache.choose_parents(choice.parents)
         finished = [
-            (request, Output(self.search.hypotheses(slot), request.source_len))
+            (request, Output.of(request, self.search.hypotheses(slot)))
             for slot, (request, done) in enumerate(zip(self.requests, choice.done, strict=True))
             if done
         ]

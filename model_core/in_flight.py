@@ -65,8 +65,7 @@ class InFlight:
     def add(self, request: Request) -> None:
         """Track a new request; it needs a subscription at once."""
         self._subscriptions[request] = set()
-        if request.parameters.is_deterministic:
-            self._shared[_key(request)] = request
+        self._shared[_key(request)] = request
 
     def subscribe(self, request: Request, deadline: float) -> Subscription:
         """Let one more caller wait for a tracked request."""

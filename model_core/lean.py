@@ -12,7 +12,8 @@ from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_
 from model_core.group import Group
 from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
-from model_core.search import BeamSearch, GreedySearch, Search
+from model_core.search import BeamSearch, Sampler, Search
+from model_core.stopping import StopStrings
 
 MAX_SLOTS_PER_GROUP = 32
 _LOGITS_COPIES = 4
@@ -27,18 +28,27 @@ class LeanRunner:
         encoder: The checkpoint's encoder.
         decoder: Its lean decoder.
         encoder_cache_bytes: Bound of the encoder-output cache, 0 for none.
+        stop_strings: The checkpoint's; None where no request has any.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, *, encoder_cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        *,
+        encoder_cache_bytes: int = 0,
+        stop_strings: StopStrings | None = None,
+    ) -> None:
         self._encoder = encoder
         self._decoder = decoder
+        self._stop_strings = stop_strings
         self._encoder_outputs = EncoderOutputCache(encoder_cache_bytes)
         self._layout = decoder.cache_layout
         self._groups: list[Group] = []
 
     def cost_bytes(self, request: Request) -> int:
         """See `ModelRunner`."""
-        num_beams = request.parameters.num_beams
+        num_beams = request.parameters.num_hypotheses
         positions = math.ceil(request.parameters.max_length / BLOCK_LEN) * BLOCK_LEN
         entries = _source_capacity(request.source_len) + positions * num_beams
         logits_bytes = num_beams * self._decoder.vocab_size * torch.float32.itemsize
@@ -102,27 +112,26 @@ class LeanRunner:
         )
 
     def _group_for(self, request: Request) -> Group:
-        """A group with a free slot for this width and source length."""
-        num_beams = request.parameters.num_beams
+        """A group with a free slot for this kind of search, width and source length."""
+        search_type = BeamSearch if request.parameters.num_beams > 1 else Sampler
+        num_beams = request.parameters.num_hypotheses
         capacity = _source_capacity(request.source_len)
         for group in self._groups:
-            fits = group.num_beams == num_beams and group.source_capacity == capacity
-            if fits and not group.is_full:
+            is_alike = isinstance(group.search, search_type) and group.num_beams == num_beams
+            if is_alike and group.source_capacity == capacity and not group.is_full:
                 return group
+        search: Search = search_type(
+            MAX_SLOTS_PER_GROUP, num_beams, self._layout.device, self._stop_strings
+        )
         group = Group(
             self._layout,
-            self._search(num_beams),
+            search,
             max_slots=MAX_SLOTS_PER_GROUP,
             source_capacity=capacity,
-            position_bias=self._decoder.position_bias,
+            position_biases=self._decoder.position_biases,
         )
         self._groups.append(group)
         return group
-
-    def _search(self, num_beams: int) -> Search:
-        if num_beams == 1:
-            return GreedySearch(MAX_SLOTS_PER_GROUP, self._layout.device)
-        return BeamSearch(MAX_SLOTS_PER_GROUP, num_beams, self._layout.device)
 
     def _drop_empty_groups(self) -> None:
         self._groups = [group for group in self._groups if group.requests]

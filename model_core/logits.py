@@ -4,6 +4,9 @@ Each is built from the parameters of all slots, and is left out where no slot wa
 change `scores` in place. Order and meaning are those of transformers' `generate()`
 (`_get_logits_processor` and `generation/logits_process.py`): with one request alone each does
 what its namesake there does.
+
+What few requests ask for is not vectorised: `OwnProcessors` runs the library's own processors
+over the rows of one request at a time.
 """
 
 from collections import defaultdict
@@ -14,8 +17,10 @@ from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor as LibraryProcessor
 
 from model_core.generation import GenerationParameters
+from model_core.own_processors import OwnProcessors
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,25 +253,63 @@ class Renormalize:
         scores[self.slots] = scores[self.slots].log_softmax(-1)
 
 
+@dataclass(frozen=True, slots=True)
+class PerRequest:
+    """The library's own processors, each for the one slot that asks for it.
+
+    Attributes:
+        entries: Slots and their processors, in the order in which they apply.
+        prompt_lens: [num_slots], on the CPU: a slot that is still in its prompt is left alone.
+    """
+
+    entries: tuple[tuple[int, LibraryProcessor], ...]
+    prompt_lens: Tensor
+
+    @classmethod
+    def build(
+        cls,
+        wanted: Sequence[Sequence[LibraryProcessor]],
+        parameters: Sequence[GenerationParameters],
+    ) -> Self | None:
+        """`wanted[slot]` lists the processors of a slot."""
+        entries = tuple((slot, each) for slot, own in enumerate(wanted) for each in own)
+        return cls(entries, torch.tensor([p.prompt_len for p in parameters])) if entries else None
+
+    def __call__(self, scores: Tensor, history: History) -> None:
+        """See `LogitsProcessor`."""
+        for slot, processor in self.entries:
+            length = int(history.lengths[slot])
+            if length >= self.prompt_lens[slot]:
+                target_ids = history.token_ids[slot, :, :length]
+                scores[slot] = processor(target_ids, scores[slot])
+
+
 def build_processors(
-    parameters: Sequence[GenerationParameters], device: torch.device
+    parameters: Sequence[GenerationParameters],
+    own: Sequence[OwnProcessors],
+    device: torch.device,
 ) -> tuple[LogitsProcessor, ...]:
     """The processors that these slots want, in the order of `generate()`.
 
     Args:
         parameters: One per slot.
+        own: Processors that only one slot wants, by slot.
         device: Where the scores are.
     """
     decoder_start = 1
     built: list[LogitsProcessor | None] = [
+        PerRequest.build([each.first for each in own], parameters),
         RepetitionPenalty.build(parameters, device),
         *NoRepeatNGram.build_all(parameters, device),
+        PerRequest.build([each.after_ngrams for each in own], parameters),
         BannedTokens.build([_single_bad_words(p) for p in parameters], device),
         *BadWords.build_all(parameters, device),
         MinLength.build(parameters),
         ForcedTokens.build([(decoder_start, _forced_bos(p)) for p in parameters]),
         ForcedTokens.build([(p.max_length - 1, p.forced_eos_token_ids) for p in parameters]),
+        PerRequest.build([each.after_forced for each in own], parameters),
         BannedTokens.build([p.suppress_tokens for p in parameters], device),
+        PerRequest.build([each.last for each in own], parameters),
         Renormalize.build(parameters, device),
     ]
     return tuple(processor for processor in built if processor is not None)

@@ -186,10 +186,16 @@ def make_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> tupl
             decoder_start_token_id=checkpoint.defaults.decoder_start_token_id,
         )
         if check.passed:
-            return family, LeanRunner(encoder, decoder, encoder_cache_bytes=encoder_cache_bytes)
+            return family, LeanRunner(
+                encoder,
+                decoder,
+                encoder_cache_bytes=encoder_cache_bytes,
+                stop_strings=checkpoint.stop_strings,
+            )
         reason = (
             f"its logits differ by {check.difference:.1e} of their scale from the library's, "
             f"more than {check.tolerance:.0e}"
         )
     _logger.warning("%s is served through generate(), slower: %s", checkpoint.name, reason)
-    return GENERATE, GenerateRunner(checkpoint.model, pad_token_id)
+    runner = GenerateRunner(checkpoint.model, pad_token_id, stop_strings=checkpoint.stop_strings)
+    return GENERATE, runner

@@ -8,7 +8,7 @@ from typing import Literal
 
 from model_core.generation import GenerationParameters
 
-FinishReason = Literal["eos", "length"]
+FinishReason = Literal["eos", "length", "stop_string"]
 
 
 class RequestStatus(Enum):
@@ -23,9 +23,9 @@ class RequestStatus(Enum):
 
 def finish_reason(token_ids: Sequence[int], parameters: GenerationParameters) -> FinishReason:
     """Why a hypothesis ended, from its target tokens after the decoder start token."""
-    if not token_ids or token_ids[-1] not in parameters.eos_token_ids:
-        return "length"
     is_full = 1 + len(token_ids) >= parameters.max_length  # 1: the decoder start token
+    if not token_ids or token_ids[-1] not in parameters.eos_token_ids:
+        return "length" if is_full else "stop_string"
     return "length" if is_full and token_ids[-1] in parameters.forced_eos_token_ids else "eos"
 
 
@@ -34,12 +34,13 @@ class Hypothesis:
     """One finished answer.
 
     Attributes:
-        token_ids: Target tokens after the decoder start token, up to and including EOS.
+        token_ids: Target tokens after the decoder start token, a target prefix included, up to and
+            including EOS.
         score: Sum of log-probabilities divided by `generated_len ** length_penalty`
             (transformers' `sequences_scores`). Greedy search uses the same formula over the
             log-softmax of its processed logits.
-        finish_reason: `eos`, or `length` where the maximum length ended it, also if an EOS was
-            forced there.
+        finish_reason: `eos`; `stop_string`; or `length` where the maximum length ended it, also
+            if an EOS was forced there.
     """
 
     token_ids: tuple[int, ...]
@@ -49,10 +50,23 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The result of one request: `num_return_sequences` hypotheses, best first."""
+    """The result of one request.
+
+    Attributes:
+        hypotheses: `num_return_sequences` of them, best first; drawn ones in the order of drawing.
+        source_tokens: Source tokens, special tokens included.
+        prefix_tokens: Target tokens that were given: they stand in every hypothesis.
+    """
 
     hypotheses: tuple[Hypothesis, ...]
     source_tokens: int
+    prefix_tokens: int = 0
+
+    @classmethod
+    def of(cls, request: "Request", hypotheses: tuple[Hypothesis, ...]) -> "Output":
+        """What a request ended with."""
+        prefix_tokens = len(request.parameters.target_prefix_ids)
+        return cls(hypotheses, request.source_len, prefix_tokens)
 
     @property
     def best(self) -> Hypothesis:
@@ -61,8 +75,8 @@ class Output:
 
     @property
     def generated_tokens(self) -> int:
-        """Target tokens of the best hypothesis, EOS included."""
-        return len(self.best.token_ids)
+        """Target tokens of the best hypothesis that were generated, EOS included."""
+        return len(self.best.token_ids) - self.prefix_tokens
 
 
 @dataclass(slots=True, eq=False)

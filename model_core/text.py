@@ -14,9 +14,9 @@ from model_core.generation import (
     GenerationOverrides,
     GenerationParameters,
     Task,
-    resolve,
 )
 from model_core.languages import LanguagePair
+from model_core.resolve import resolve
 
 __all__ = ["Overflow", "PreparedSource", "Task", "TextProcessor"]
 
@@ -100,6 +100,8 @@ class TextProcessor:
         defaults = self._defaults(task_name)
         named = (overrides or GenerationOverrides()).over(self._forced_target(pair, defaults))
         parameters = resolve(defaults, named, limits=self._limits)
+        if parameters.stop_strings:  # made here, so that the engine's thread finds it made
+            self._checkpoint.stop_strings.criterion(parameters.stop_strings)
         prefix = pair.prefix or self._checkpoint.task_prefixes.get(task_name or "", "")
         source_ids, truncated = self._encode(prefix + text, pair.tokenizer_lang, overflow)
         return PreparedSource(source_ids, parameters, truncated, pair.source_lang, pair.target_lang)

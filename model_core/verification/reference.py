@@ -1,7 +1,7 @@
 """What `generate()` gives one request alone, and on request how it came to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from model_core.generation import GenerationParameters
+from model_core.library import cut_target, generate_arguments, seeded
 from model_core.request import FinishReason, Hypothesis
+from model_core.stopping import StopStrings
 
 Candidate = tuple[int, ...]
 """Target tokens from the decoder start token to a token that may be chosen next."""
@@ -25,12 +27,14 @@ class Reference:
         parameters: Fully resolved.
         hypotheses: `num_return_sequences` of them. Scores are `sequences_scores`; for greedy
             search, which has none, the same formula over the log-softmax of the processed scores.
+        stop_strings: The checkpoint's; None where the parameters have none.
     """
 
     model: PreTrainedModel
     source_ids: tuple[int, ...]
     parameters: GenerationParameters
     hypotheses: tuple[Hypothesis, ...]
+    stop_strings: StopStrings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,14 @@ class TracedStep:
 
 
 def generate_alone(
-    model: PreTrainedModel, source_ids: Sequence[int], parameters: GenerationParameters
+    model: PreTrainedModel,
+    source_ids: Sequence[int],
+    parameters: GenerationParameters,
+    stop_strings: StopStrings | None = None,
 ) -> Reference:
     """The answer of `generate()` to one request, in a batch of its own."""
-    result = _generate(model, source_ids, parameters)
-    return Reference(model, tuple(source_ids), parameters, _hypotheses(result, parameters))
+    asked = Reference(model, tuple(source_ids), parameters, (), stop_strings)
+    return replace(asked, hypotheses=_hypotheses(_generate(asked), asked))
 
 
 def trace(reference: Reference, nudges: Mapping[Candidate, float]) -> "Trace":
@@ -64,11 +71,8 @@ def trace(reference: Reference, nudges: Mapping[Candidate, float]) -> "Trace":
         nudges: What to add to the scores of single candidates on the way.
     """
     watch = _Watch(nudges)
-    parameters = reference.parameters
     result = _generate(
-        reference.model,
-        reference.source_ids,
-        parameters,
+        reference,
         logits_processor=LogitsProcessorList([watch]),
         output_logits=True,
     )
@@ -78,7 +82,7 @@ def trace(reference: Reference, nudges: Mapping[Candidate, float]) -> "Trace":
             watch.prefixes, result.scores, result.logits, strict=True
         )
     )
-    return Trace(_hypotheses(result, parameters), steps)
+    return Trace(_hypotheses(result, reference), steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,30 +124,32 @@ class _Watch(LogitsProcessor):
 
 
 @torch.inference_mode()
-def _generate(
-    model: PreTrainedModel,
-    source_ids: Sequence[int],
-    parameters: GenerationParameters,
-    **extra: object,
-) -> Any:
-    source = torch.tensor([list(source_ids)], device=model.device)
+def _generate(reference: Reference, **extra: object) -> Any:
+    model, parameters = reference.model, reference.parameters
+    source = torch.tensor([list(reference.source_ids)], device=model.device)
+    tokenizer = None if reference.stop_strings is None else reference.stop_strings.tokenizer
     generate: Any = model.generate
-    return generate(
-        input_ids=source,
-        attention_mask=torch.ones_like(source),
-        **parameters.generate_kwargs(),
-        **extra,
-        return_dict_in_generate=True,
-        output_scores=True,
-    )
+    with seeded(parameters, model.device):
+        return generate(
+            input_ids=source,
+            attention_mask=torch.ones_like(source),
+            **generate_arguments(parameters, device=model.device, tokenizer=tokenizer),
+            **extra,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
 
 
-def _hypotheses(result: Any, parameters: GenerationParameters) -> tuple[Hypothesis, ...]:
-    rows = [_up_to_eos(row, parameters) for row in result.sequences[:, 1:].tolist()]
+def _hypotheses(result: Any, reference: Reference) -> tuple[Hypothesis, ...]:
+    parameters = reference.parameters
+    stop = None
+    if reference.stop_strings is not None and parameters.stop_strings:
+        stop = reference.stop_strings.criterion(parameters.stop_strings)
+    rows = [cut_target(row, parameters, stop) for row in result.sequences[:, 1:].tolist()]
     scores = (
         result.sequences_scores.tolist()
         if parameters.num_beams > 1
-        else [_greedy_score(result.scores, rows[0], parameters)]
+        else [_own_score(result.scores, index, row, parameters) for index, row in enumerate(rows)]
     )
     return tuple(
         Hypothesis(row, score, _finish_reason(row, parameters))
@@ -151,22 +157,20 @@ def _hypotheses(result: Any, parameters: GenerationParameters) -> tuple[Hypothes
     )
 
 
-def _greedy_score(
-    scores: Sequence[Tensor], row: Candidate, parameters: GenerationParameters
+def _own_score(
+    scores: Sequence[Tensor], index: int, row: Candidate, parameters: GenerationParameters
 ) -> float:
+    generated = row[len(parameters.target_prefix_ids) :]
     log_probs = [
-        float(step.log_softmax(-1)[0, token_id])
-        for step, token_id in zip(scores, row, strict=False)
+        float(step[index].log_softmax(-1)[token_id])
+        for step, token_id in zip(scores, generated, strict=False)
     ]
-    return sum(log_probs) / float(len(row) ** parameters.length_penalty)
-
-
-def _up_to_eos(row: list[int], parameters: GenerationParameters) -> Candidate:
-    ends = [index for index, token_id in enumerate(row) if token_id in parameters.eos_token_ids]
-    return tuple(row[: ends[0] + 1] if ends else row)
+    return sum(log_probs) / float(len(generated) ** parameters.length_penalty)
 
 
 def _finish_reason(row: Candidate, parameters: GenerationParameters) -> FinishReason:
     """Why a hypothesis ended: an EOS that was forced at the maximum length was no choice."""
-    was_forced = len(row) == parameters.max_length - 1 and bool(parameters.forced_eos_token_ids)
-    return "eos" if row[-1] in parameters.eos_token_ids and not was_forced else "length"
+    is_full = len(row) == parameters.max_length - 1
+    if row[-1] not in parameters.eos_token_ids:
+        return "length" if is_full else "stop_string"
+    return "length" if is_full and parameters.forced_eos_token_ids else "eos"

@@ -177,13 +177,15 @@ class Candidates:
         return [side for side in step[: self._num_beams] if self._is_ended(side)]
 
     def _finished(self, side: Side) -> Side:
-        return self._normalised(side, len(side.candidate) - 1)
+        return self._normalised(side, len(side.candidate) - self._parameters.prompt_len)
 
     def _attainable(self, side: Side) -> Side:
         """The score that stands for the future of a live hypothesis."""
         wanted = self._parameters
         longest = wanted.early_stopping == "never" and wanted.length_penalty > 0
-        return self._normalised(side, (wanted.max_length if longest else len(side.candidate)) - 1)
+        return self._normalised(
+            side, (wanted.max_length if longest else len(side.candidate)) - wanted.prompt_len
+        )
 
     def _normalised(self, side: Side, generated_len: int) -> Side:
         weight = 1 / float(generated_len**self._parameters.length_penalty)

@@ -12,7 +12,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from model_core.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
 from model_core.errors import CheckpointError
-from model_core.generation import GenerationLimits, GenerationOverrides, resolve
+from model_core.generation import GenerationLimits, GenerationOverrides
+from model_core.resolve import resolve
 from tests import tiny
 
 LIMITS = GenerationLimits()
@@ -146,11 +147,9 @@ def test_checkpoint_without_a_length_gets_the_stated_one(bert: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("do_sample", True),
-        ("encoder_no_repeat_ngram_size", 3),
-        ("begin_suppress_tokens", [5]),
-        ("exponential_decay_length_penalty", [5, 1.1]),
         ("num_beam_groups", 2),
+        ("token_healing", True),
+        ("watermarking_config", {"bias": 2.0}),
         ("guidance_scale", 1.5),
     ],
 )
@@ -162,6 +161,26 @@ def test_features_that_the_search_lacks_are_recorded(bart: Path, name: str, valu
 def test_features_that_are_switched_off_are_not_recorded(bart: Path) -> None:
     edit(bart / "generation_config.json", do_sample=False, num_beam_groups=1, top_k=50)
     assert load(bart).defaults.unserved == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("do_sample", True),
+        ("encoder_no_repeat_ngram_size", 3),
+        ("begin_suppress_tokens", [5]),
+        ("exponential_decay_length_penalty", [5, 1.1]),
+        ("renormalize_logits", True),
+        ("stop_strings", ["tea"]),
+    ],
+)
+def test_every_parameter_that_is_served_can_be_a_default(bart: Path, name: str, value: Any) -> None:
+    edit(bart / "generation_config.json", **{name: value})
+    defaults = load(bart).defaults
+    assert defaults.unserved == ()
+    parameters = resolve(defaults, GenerationOverrides(), limits=LIMITS)
+    expected = tuple(value) if isinstance(value, list) else value
+    assert getattr(parameters, name) == expected
 
 
 def test_task_prefixes_are_kept(bart: Path) -> None:

@@ -193,14 +193,15 @@ def test_identical_requests_share_one_slot_also_when_the_first_is_running() -> N
     assert bench.observer.outcomes == ["finished"] * 4
 
 
-def test_sampled_requests_are_never_coalesced() -> None:
+@pytest.mark.parametrize(("seed", "num_coalesced"), [(7, 1), (8, 0)])
+def test_drawn_requests_are_coalesced_where_their_seeds_are_equal(
+    seed: int, num_coalesced: int
+) -> None:
     bench = Bench()
-    sampled = replace(parameters(), do_sample=True)
-    for _ in range(2):
-        bench.engine.submit("m", (5,), sampled)
+    for each in (7, seed):
+        bench.engine.submit("m", (5,), replace(parameters(), do_sample=True, seed=each))
     bench.engine.step()
-    assert bench.observer.num_coalesced == 0
-    assert len(bench.runner.slots) == 2
+    assert bench.observer.num_coalesced == num_coalesced
 
 
 def test_identical_request_joins_even_when_the_queue_is_full() -> None:

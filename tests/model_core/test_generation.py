@@ -11,13 +11,12 @@ from transformers import PreTrainedModel
 
 from model_core.errors import InvalidParameterError
 from model_core.generation import (
-    DEFAULT_MAX_LENGTH,
     GenerationDefaults,
     GenerationLimits,
     GenerationOverrides,
     GenerationParameters,
-    resolve,
 )
+from model_core.resolve import DEFAULT_MAX_LENGTH, resolve
 from tests import tiny
 
 LIMITS = GenerationLimits(max_num_beams=8, max_target_len=300)

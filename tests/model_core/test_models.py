@@ -78,9 +78,9 @@ def test_defaults_that_the_lean_search_lacks_go_through_generate(
 ) -> None:
     folder = tiny.build_tiny_checkpoint("bart", tmp_path / "bart")
     defaults = folder / "generation_config.json"
-    text = defaults.read_text("utf-8").replace("{", '{\n  "encoder_no_repeat_ngram_size": 2,', 1)
+    text = defaults.read_text("utf-8").replace("{", '{\n  "guidance_scale": 1.5,', 1)
     defaults.write_text(text, "utf-8")
     with caplog.at_level(logging.WARNING):
         model = load(folder).models["bart"]
     assert model.family == GENERATE
-    assert "encoder_no_repeat_ngram_size" in caplog.text
+    assert "guidance_scale" in caplog.text
