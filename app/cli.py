@@ -25,7 +25,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _T = TypeVar("_T")
 _Command = Callable[..., None]
 _CHUNK = 64  # lines of a stream answered together: enough to fill a batch, few enough to print soon
-_MODEL_FIELDS = ("device", "dtype", "allow_pickle", "trust_remote_code", "num_threads")
+_MODEL_FIELDS = (
+    "checkpoints_file",
+    "device",
+    "dtype",
+    "allow_pickle",
+    "trust_remote_code",
+    "num_threads",
+)
 
 
 def settings_options(fields: Iterable[str]) -> Callable[[_Command], _Command]:
@@ -158,7 +165,7 @@ def _with_service(settings: Settings, work: Callable[["TextService"], Awaitable[
     configure_logging()
 
     async def run() -> None:
-        service = open_service(settings)
+        service = open_service(settings, is_partial=True)
         service.start()
         try:
             await work(service)

@@ -1,9 +1,11 @@
 """From settings to a service: which checkpoints to load, and how."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from app.checkpoint_settings import CheckpointSettings, check_names, read_checkpoint_settings
 from app.metrics import Metrics
 from app.routing import Routing
 from app.service import TextService
@@ -14,22 +16,33 @@ from model_core.models import ModelSource, load_models
 from model_core.scheduler import EngineLimits
 
 
-def open_service(settings: Settings) -> TextService:
+def open_service(settings: Settings, *, is_partial: bool = False) -> TextService:
     """A service whose checkpoints are loaded; it answers once its models are started.
 
+    Args:
+        settings: The operator's.
+        is_partial: Whether some checkpoints of the set-up are left out on purpose, so that the
+            file of checkpoint settings may name others.
+
     Raises:
+        CheckpointSettingsError: The file of checkpoint settings is wrong.
         CheckpointError: A checkpoint cannot be loaded.
     """
     metrics = Metrics()
     sources = model_sources((*settings.translate_model, *settings.summarize_model))
+    options = CheckpointOptions(
+        dtype=settings.dtype,
+        device=settings.device,
+        allow_pickle=settings.allow_pickle,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    own_settings = read_checkpoint_settings(settings.checkpoints_file)
+    if not is_partial:
+        check_names(settings.checkpoints_file, own_settings, sources)
+    sources = with_settings(sources, own_settings, options)
     loaded = load_models(
         sources.values(),
-        CheckpointOptions(
-            dtype=settings.dtype,
-            device=settings.device,
-            allow_pickle=settings.allow_pickle,
-            trust_remote_code=settings.trust_remote_code,
-        ),
+        options,
         engine_limits(settings),
         GenerationLimits(
             max_num_beams=settings.max_num_beams,
@@ -71,6 +84,24 @@ def model_sources(given: Iterable[str]) -> dict[str, ModelSource]:
         if num_uses[source.name] == 1
         else ModelSource(each, source.location, source.revision)
         for each, source in sources.items()
+    }
+
+
+def with_settings(
+    sources: Mapping[str, ModelSource],
+    settings: Mapping[str, CheckpointSettings],
+    options: CheckpointOptions,
+) -> dict[str, ModelSource]:
+    """The same sources, each with its own settings over those of the server."""
+    return {
+        given: replace(
+            source,
+            revision=settings[given].revision or source.revision,
+            options=settings[given].options(options),
+        )
+        if given in settings
+        else source
+        for given, source in sources.items()
     }
 
 

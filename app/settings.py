@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         description="Checkpoint of `/summarize`, named in the same way; `none` switches the "
         "endpoint off.",
     )
+    checkpoints_file: str = Field(
+        "none",
+        description="TOML file with settings of single checkpoints, described in "
+        "docs/checkpoints.md; `none` if none needs any.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

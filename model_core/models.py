@@ -36,11 +36,13 @@ class ModelSource:
         name: What answers, metrics and routes call it; unique in a set.
         location: A local folder or a Hub id.
         revision: Of a Hub id; None for its default branch.
+        options: How to load it; None: as the others.
     """
 
     name: str
     location: str
     revision: str | None = None
+    options: CheckpointOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +127,9 @@ def load_models(
     if num_threads:
         torch.set_num_threads(num_threads)
     checkpoints = {
-        source.name: load_checkpoint(source.location, replace(options, revision=source.revision))
+        source.name: load_checkpoint(
+            source.location, replace(source.options or options, revision=source.revision)
+        )
         for source in sources
     }
     runners = {
