@@ -5,6 +5,7 @@ view of them and attention over all of them is one batched product.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,13 +148,19 @@ class SelfAttentionStep:
 
     Attributes:
         blocks: Keys and values, each `[num_layers, num_slots, num_heads, entries, head_dim]`.
-        biases: Per block, additive mask (and position bias), broadcastable to
-            `[num_slots, num_heads, num_beams, entries]`.
     """
 
     blocks: tuple[KeyValues, ...]
-    biases: tuple[Tensor, ...]
+    _biases: tuple[tuple[Tensor, ...], ...]
+    """Per block, for all layers alike or for each layer its own."""
     _writes: tuple[_Write, ...]
+
+    def biases(self, layer: int) -> tuple[Tensor, ...]:
+        """Per block, additive mask (and position bias) of a layer.
+
+        Broadcastable to `[num_slots, num_heads, num_beams, entries]`.
+        """
+        return tuple(of_layers[layer % len(of_layers)] for of_layers in self._biases)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Store this step's keys and values, each `[num_slots, num_beams, num_heads, head_dim]`."""
@@ -222,12 +229,14 @@ class SelfAttentionCache:
         index = parents[:, :, None].expand(-1, -1, lineage.shape[2])
         self._ancestry[:num_slots] = lineage.gather(1, index)
 
-    def step(self, positions: Tensor, position_bias: "PositionBias | None") -> SelfAttentionStep:
+    def step(
+        self, positions: Tensor, position_biases: Sequence["PositionBias"]
+    ) -> SelfAttentionStep:
         """Prepare a step in which slot `s` writes position `positions[s]`.
 
         Args:
             positions: [num_slots], on the CPU.
-            position_bias: Relative-position bias of the decoder, if it has one.
+            position_biases: Relative-position biases of the decoder; see `Decoder`.
         """
         num_slots = positions.shape[0]
         target_len = int(positions.max()) + 1
@@ -251,27 +260,30 @@ class SelfAttentionCache:
                     block.values[:, :num_slots, :, :num_entries],
                 )
             )
-            biases.append(self._bias(start, end, on_device, position_bias))
+            biases.append(self._layer_biases(start, end, on_device, position_biases))
             inside = slots[(positions >= start) & (positions < end)].to(device)
             if len(inside):
                 first = (on_device[inside] - start) * self._num_beams
                 writes.append(_Write(block, inside[:, None], first[:, None] + beams))
         return SelfAttentionStep(tuple(blocks), tuple(biases), tuple(writes))
 
-    def _bias(
-        self, start: int, end: int, positions: Tensor, position_bias: "PositionBias | None"
-    ) -> Tensor:
-        """Additive mask of the entries of positions `start` to `end`."""
+    def _layer_biases(
+        self, start: int, end: int, positions: Tensor, position_biases: Sequence["PositionBias"]
+    ) -> tuple[Tensor, ...]:
+        """Additive masks of the entries of positions `start` to `end`: one, or one per layer."""
         num_slots = positions.shape[0]
         writers = torch.arange(self._num_beams, device=positions.device)
         visible = self._ancestry[:num_slots, :, start:end, None] == writers
         visible = visible.view(num_slots, 1, self._num_beams, -1)
         bias = torch.zeros(visible.shape, dtype=self._layout.dtype, device=positions.device)
         bias.masked_fill_(~visible, -torch.inf)
-        if position_bias is None:
-            return bias
-        relative = position_bias(positions, start, end).repeat_interleave(self._num_beams, dim=-1)
-        return bias + relative[:, :, None, :]
+        if not position_biases:
+            return (bias,)
+        return tuple(
+            bias
+            + relative(positions, start, end).repeat_interleave(self._num_beams, dim=-1)[:, :, None]
+            for relative in position_biases
+        )
 
     def _grow(self, target_len: int) -> None:
         while len(self._blocks) * BLOCK_LEN < target_len:
@@ -282,14 +294,14 @@ class SelfAttentionCache:
 
 
 class PositionBias:
-    """Relative-position bias of T5: a table over buckets of distance, `[num_buckets, num_heads]`.
+    """Relative-position bias of T5 by distance, for one query per slot.
 
-    Source: `T5Attention.compute_bias` of transformers, for one query per slot.
+    Args:
+        by_distance: [num_heads, num_distances]; farther distances share the last one.
     """
 
-    def __init__(self, table: Tensor, buckets: Tensor) -> None:
-        """`buckets[d]` is the bucket of distance `d`; farther distances share the last one."""
-        self._by_distance = table[buckets].T.contiguous()
+    def __init__(self, by_distance: Tensor) -> None:
+        self._by_distance = by_distance.contiguous()
 
     def __call__(self, positions: Tensor, start: int, end: int) -> Tensor:
         """Bias of keys `start` to `end` for queries at `positions`: [num_slots, heads, keys]."""

@@ -104,6 +104,7 @@ class Embeddings:
     Attributes:
         tokens: [vocab, hidden].
         scale: Factor on the token embeddings.
+        token_norm: Applied to the token embeddings alone (Blenderbot-small).
         positions: Absolute positions, if the decoder has them.
         token_type: [hidden], added to every token (BERT's first token type).
         norm: Applied to the sum, if the decoder does so.
@@ -112,6 +113,7 @@ class Embeddings:
 
     tokens: Tensor
     scale: float = 1.0
+    token_norm: Norm | None = None
     positions: Positions | None = None
     token_type: Tensor | None = None
     norm: Norm | None = None
@@ -122,6 +124,8 @@ class Embeddings:
         hidden = functional.embedding(token_ids, self.tokens)
         if self.scale != 1.0:
             hidden = hidden * self.scale
+        if self.token_norm is not None:
+            hidden = self.token_norm(hidden)
         if self.token_type is not None:
             hidden = hidden + self.token_type
         if self.positions is not None:
@@ -236,8 +240,8 @@ class Decoder:
         attention_scale: Factor on the queries.
         norm_first: Norms stand before their blocks (pre-norm), not after the residual.
         final_norm: After the last layer, if there is one.
-        position_bias: Relative-position bias of the self-attention, shared by all layers.
-        max_positions: Longest target with the decoder start token, None where unlimited.
+        position_biases: Relative-position biases of the self-attention: none, one shared by all
+            layers, or one per layer.
     """
 
     embeddings: Embeddings
@@ -248,8 +252,7 @@ class Decoder:
     attention_scale: float
     norm_first: bool
     final_norm: Norm | None = None
-    position_bias: PositionBias | None = None
-    max_positions: int | None = None
+    position_biases: tuple[PositionBias, ...] = ()
 
     @property
     def vocab_size(self) -> int:

@@ -25,6 +25,7 @@ _NUM_BEAMS = 2
 _SEED = 20
 
 TOLERANCES: dict[torch.dtype, float] = {
+    torch.float64: 1e-7,  # as far as logits are compared in float32
     torch.float32: 1e-4,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
@@ -105,7 +106,7 @@ def check_decoder(
         search,
         max_slots=len(sources),
         source_capacity=max(_SOURCE_LENS),
-        position_bias=decoder.position_bias,
+        position_biases=decoder.position_biases,
     )
     parameters = GenerationParameters(
         decoder_start_token_id=decoder_start_token_id,

@@ -56,4 +56,5 @@ def test_every_token_id_can_be_detokenized(name: str, tmp_path: Path) -> None:
     source = tokenizer("Where is the cold coffee?").input_ids
     assert max(source) < tiny.TINY_ARCHITECTURES[name]().config.get_text_config().vocab_size
     decoded = tokenizer.decode(source, skip_special_tokens=True)
-    assert str(decoded).lower() == "where is the cold coffee?"
+    # Some put a space in front, or before punctuation.
+    assert "".join(str(decoded).lower().split()) == "whereisthecoldcoffee?"

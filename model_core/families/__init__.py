@@ -18,8 +18,16 @@ _FAMILIES: dict[str, tuple[str, Builder]] = {
     "marian": ("bart", build_bart_decoder),
     "m2m_100": ("bart", build_bart_decoder),
     "pegasus": ("bart", build_bart_decoder),
+    "bigbird_pegasus": ("bart", build_bart_decoder),
+    "blenderbot": ("bart", build_bart_decoder),
+    "blenderbot-small": ("bart", build_bart_decoder),
+    "led": ("bart", build_bart_decoder),
+    "mvp": ("bart", build_bart_decoder),
+    "plbart": ("bart", build_bart_decoder),
     "t5": ("t5", build_t5_decoder),
     "mt5": ("t5", build_t5_decoder),
+    "umt5": ("t5", build_t5_decoder),
+    "longt5": ("t5", build_t5_decoder),
     "encoder-decoder/bert": ("bert", build_bert_decoder),
     "encoder-decoder/bert-generation": ("bert", build_bert_decoder),
     "encoder-decoder/roberta": ("bert", build_bert_decoder),
@@ -35,4 +43,6 @@ def find_family(model: PreTrainedModel) -> tuple[str, Builder] | None:
     model_type = model.config.model_type
     if model_type == "encoder-decoder":
         model_type = f"encoder-decoder/{model.config.decoder.model_type}"
+    if getattr(model.config, "use_prompt", False):
+        return None  # MVP's prompts are keys and values in front of a target's own
     return _FAMILIES.get(model_type)

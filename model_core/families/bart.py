@@ -1,4 +1,4 @@
-"""BART, mBART, Marian, M2M100 / NLLB, Pegasus: one layer layout, different edges."""
+"""BART and what decodes like it: one layer layout, different edges."""
 
 from typing import Any
 
@@ -13,45 +13,54 @@ from model_core.decoder import (
     FeedForward,
     Head,
     Linear,
+    Norm,
     Positions,
     SelfAttention,
 )
 from model_core.families.weights import layer_norm, linear
 
-_NORM_FIRST = {"mbart", "m2m_100", "pegasus"}
+_NORM_FIRST = {"mbart", "m2m_100", "pegasus", "bigbird_pegasus", "blenderbot"}
+_TOKEN_NORM = {"blenderbot-small"}
+"""Their embedding norm stands before the positions are added; only their encoder scales."""
+_FINAL_NORM = {"bigbird_pegasus"}
+"""What they call an embedding norm stands after the last layer."""
 
 
 def build_bart_decoder(model: PreTrainedModel) -> Decoder:
     """The lean decoder of a `...ForConditionalGeneration` of this family (or `MarianMTModel`)."""
     config: Any = model.config
-    decoder: Any = model.model.decoder
+    decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
     num_heads = config.decoder_attention_heads
     head_dim = config.d_model // num_heads
     bias = getattr(model, "final_logits_bias", None)
     return Decoder(
-        embeddings=_embeddings(decoder),
+        embeddings=_embeddings(decoder, config.model_type),
         layers=tuple(_layer(layer, ACT2FN[config.activation_function]) for layer in decoder.layers),
         head=Head(linear(model.lm_head), bias=None if bias is None else bias[0]),
         num_heads=num_heads,
         head_dim=head_dim,
         attention_scale=head_dim**-0.5,
         norm_first=config.model_type in _NORM_FIRST,
-        final_norm=layer_norm(decoder.layer_norm) if hasattr(decoder, "layer_norm") else None,
-        max_positions=config.max_position_embeddings,
+        final_norm=_final_norm(decoder, config.model_type),
     )
 
 
-def _embeddings(decoder: Any) -> Embeddings:
-    tokens = decoder.embed_tokens
+def _final_norm(decoder: Any, model_type: str) -> Norm | None:
+    if model_type in _FINAL_NORM:
+        return layer_norm(decoder.layernorm_embedding)
+    return layer_norm(decoder.layer_norm) if hasattr(decoder, "layer_norm") else None
+
+
+def _embeddings(decoder: Any, model_type: str) -> Embeddings:
+    norm = None
+    if hasattr(decoder, "layernorm_embedding") and model_type not in _FINAL_NORM:
+        norm = layer_norm(decoder.layernorm_embedding)
+    tokens, positions = decoder.embed_tokens, _positions(decoder.embed_positions)
+    if model_type in _TOKEN_NORM:
+        return Embeddings(tokens.weight, token_norm=norm, positions=positions)
     # BART and mBART scale inside the embedding module, Marian and Pegasus outside it.
     scale = getattr(tokens, "embed_scale", getattr(decoder, "embed_scale", 1.0))
-    norm = getattr(decoder, "layernorm_embedding", None)
-    return Embeddings(
-        tokens=tokens.weight,
-        scale=float(scale),
-        positions=_positions(decoder.embed_positions),
-        norm=None if norm is None else layer_norm(norm),
-    )
+    return Embeddings(tokens.weight, scale=float(scale), positions=positions, norm=norm)
 
 
 def _positions(module: Any) -> Positions:

@@ -40,7 +40,6 @@ def build_bert_decoder(model: PreTrainedModel) -> Decoder:
         head_dim=head_dim,
         attention_scale=head_dim**-0.5,
         norm_first=False,
-        max_positions=config.max_position_embeddings - positions.offset,
     )
 
 

@@ -36,7 +36,6 @@ def build_gpt2_decoder(model: PreTrainedModel) -> Decoder:
         attention_scale=head_dim**-0.5 if config.scale_attn_weights else 1.0,
         norm_first=True,
         final_norm=layer_norm(stack.ln_f),
-        max_positions=config.max_position_embeddings,
     )
 
 

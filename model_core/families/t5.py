@@ -1,11 +1,9 @@
-"""T5 v1.0, T5 v1.1 / Flan-T5 (gated feed-forward), mT5."""
+"""T5 and what decodes like it: Flan-T5, mT5, UMT5, ByT5, LongT5."""
 
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.models.t5.modeling_t5 import T5Attention
 
 from model_core.cache import PositionBias
 from model_core.decoder import (
@@ -22,35 +20,43 @@ from model_core.families.weights import linear, rms_norm
 
 
 def build_t5_decoder(model: PreTrainedModel) -> Decoder:
-    """The lean decoder of a `T5ForConditionalGeneration` or `MT5ForConditionalGeneration`."""
+    """The lean decoder of a `T5ForConditionalGeneration` or of its kin."""
     config: Any = model.config
     decoder: Any = model.decoder
-    # Only T5 itself scales; its v1.1 checkpoints say `tie_word_embeddings: false` and do not.
-    scaled = getattr(config, "scale_decoder_outputs", False)
     return Decoder(
         embeddings=Embeddings(decoder.embed_tokens.weight),
         layers=tuple(_layer(block.layer, config) for block in decoder.block),
-        head=Head(linear(model.lm_head), scale=config.d_model**-0.5 if scaled else 1.0),
+        head=Head(linear(model.lm_head), scale=config.d_model**-0.5 if _is_scaled(config) else 1.0),
         num_heads=config.num_heads,
         head_dim=config.d_kv,
         attention_scale=1.0,
         norm_first=True,
         final_norm=rms_norm(decoder.final_layer_norm),
-        position_bias=_position_bias(decoder.block[0].layer[0].SelfAttention, config),
+        position_biases=_position_biases(decoder, config.relative_attention_max_distance),
     )
 
 
-def _position_bias(attention: Any, config: Any) -> PositionBias:
-    max_distance = config.relative_attention_max_distance
-    bucket_of: Any = T5Attention._relative_position_bucket
-    buckets = bucket_of(
-        -torch.arange(max_distance + 1),
-        bidirectional=False,
-        num_buckets=config.relative_attention_num_buckets,
-        max_distance=max_distance,
-    )
-    table = attention.relative_attention_bias.weight
-    return PositionBias(table, buckets.to(table.device))
+def _is_scaled(config: Any) -> bool:
+    """Whether hidden states are scaled before the head.
+
+    T5 and LongT5 keep what `tie_word_embeddings` said before they tied all the same (their v1.1
+    says no), UMT5 always scales, and mT5 never.
+    """
+    if config.model_type == "umt5":
+        return bool(config.tie_word_embeddings)
+    return bool(getattr(config, "scale_decoder_outputs", False))
+
+
+def _position_biases(decoder: Any, max_distance: int) -> tuple[PositionBias, ...]:
+    """One for all layers, from the first, or UMT5's one per layer."""
+    attentions = [block.layer[0].SelfAttention for block in decoder.block]
+    biases = []
+    for attention in attentions:
+        if attention.has_relative_attention_bias:
+            # The last query sees keys at all distances, the farthest first.
+            rows = attention.compute_bias(1, max_distance + 1, past_seen_tokens=max_distance)
+            biases.append(PositionBias(rows[0, :, 0].flip(-1)))
+    return tuple(biases)
 
 
 def _layer(parts: Any, config: Any) -> DecoderLayer:

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model_core.attention import attend
-from model_core.cache import BLOCK_LEN, CacheLayout, CrossAttentionCache, SelfAttentionCache
+from model_core.cache import (
+    BLOCK_LEN,
+    CacheLayout,
+    CrossAttentionCache,
+    PositionBias,
+    SelfAttentionCache,
+)
 
 LAYOUT = CacheLayout(
     num_layers=2, num_heads=2, head_dim=4, dtype=torch.float32, device=torch.device("cpu")
@@ -59,9 +65,9 @@ def test_beams_attend_to_exactly_what_their_lineage_wrote(
             continue
         shape = (num_slots, num_beams, LAYOUT.num_heads, LAYOUT.head_dim)
         keys, query = torch.randn(shape), torch.randn(shape)
-        view = cache.step(positions[:num_slots], None)
+        view = cache.step(positions[:num_slots], ())
         view.write(1, keys, keys)
-        context = attend(query, view.blocks, view.biases, 1).view(num_slots, num_beams, -1)
+        context = attend(query, view.blocks, view.biases(1), 1).view(num_slots, num_beams, -1)
         current = Lineages(0, 0)
         current.keys = lineages.keys[:num_slots]
         current.append(keys)
@@ -78,18 +84,18 @@ def test_beams_attend_to_exactly_what_their_lineage_wrote(
 
 def test_choosing_parents_moves_no_key() -> None:
     cache = SelfAttentionCache(LAYOUT, 1, 3)
-    view = cache.step(torch.tensor([0]), None)
+    view = cache.step(torch.tensor([0]), ())
     keys = torch.randn(1, 3, LAYOUT.num_heads, LAYOUT.head_dim)
     view.write(0, keys, keys)
     before = view.blocks[0].keys.clone()
     cache.choose_parents(torch.tensor([[2, 2, 0]]))
-    assert torch.equal(cache.step(torch.tensor([1]), None).blocks[0].keys[..., :3, :], before)
+    assert torch.equal(cache.step(torch.tensor([1]), ()).blocks[0].keys[..., :3, :], before)
 
 
 def test_growing_leaves_earlier_blocks_where_they_are() -> None:
     cache = SelfAttentionCache(LAYOUT, 1, 1)
-    first = cache.step(torch.tensor([0]), None).blocks[0].keys.data_ptr()
-    view = cache.step(torch.tensor([BLOCK_LEN]), None)
+    first = cache.step(torch.tensor([0]), ()).blocks[0].keys.data_ptr()
+    view = cache.step(torch.tensor([BLOCK_LEN]), ())
     assert len(view.blocks) == 2
     assert view.blocks[0].keys.data_ptr() == first
 
@@ -97,13 +103,22 @@ def test_growing_leaves_earlier_blocks_where_they_are() -> None:
 def test_a_slot_is_clear_of_what_its_last_request_wrote() -> None:
     cache = SelfAttentionCache(LAYOUT, 1, 1)
     for position in range(5):
-        cache.step(torch.tensor([position]), None)
+        cache.step(torch.tensor([position]), ())
     cache.clear(0)
-    view = cache.step(torch.tensor([0]), None)
+    view = cache.step(torch.tensor([0]), ())
     cache.choose_parents(torch.tensor([[0]]))
-    later = cache.step(torch.tensor([1]), None)
-    assert torch.isfinite(view.biases[0]).sum() == 1
-    assert torch.isfinite(later.biases[0]).sum() == 2
+    later = cache.step(torch.tensor([1]), ())
+    assert torch.isfinite(view.biases(0)[0]).sum() == 1
+    assert torch.isfinite(later.biases(0)[0]).sum() == 2
+
+
+def test_each_layer_may_have_a_position_bias_of_its_own() -> None:
+    cache = SelfAttentionCache(LAYOUT, 1, 1)
+    tables = [torch.randn(LAYOUT.num_heads, 3) for _ in range(LAYOUT.num_layers)]
+    cache.step(torch.tensor([0]), ())
+    view = cache.step(torch.tensor([1]), [PositionBias(table) for table in tables])
+    for layer, table in enumerate(tables):
+        assert torch.equal(view.biases(layer)[0][0, :, 0], table[:, :2].flip(-1))
 
 
 def test_sources_of_different_length_are_masked_and_move_whole() -> None:

@@ -33,7 +33,7 @@ def check(model: Any, decoder: Decoder) -> SelfCheck:
 
 
 @pytest.mark.parametrize("name", list(tiny.LEAN_ARCHITECTURES))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_lean_decoder_of_every_named_architecture_passes(name: str, dtype: torch.dtype) -> None:
     found = check(*build(name, dtype))
     assert found.passed, found
@@ -53,7 +53,7 @@ def test_a_decoder_with_one_wrong_part_fails(name: str, fault: str) -> None:
     elif fault == "bias":
         decoder = replace(decoder, head=replace(head, bias=torch.ones(head.output.weight.shape[0])))
     elif embeddings.positions is None:
-        decoder = replace(decoder, position_bias=None)
+        decoder = replace(decoder, position_biases=())
     else:
         shifted = replace(embeddings.positions, offset=embeddings.positions.offset + 1)
         decoder = replace(decoder, embeddings=replace(embeddings, positions=shifted))

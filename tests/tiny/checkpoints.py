@@ -8,7 +8,7 @@ from tests.tiny.draw import Builder
 from tests.tiny.tokenizers import TOKENIZERS
 
 LEAN_ARCHITECTURES: dict[str, Builder] = {**encoder_decoder.LEAN, **bart.LEAN, **t5.LEAN}
-FALLBACK_ARCHITECTURES: dict[str, Builder] = {**others.FALLBACK}
+FALLBACK_ARCHITECTURES: dict[str, Builder] = {**bart.FALLBACK, **others.FALLBACK}
 DECODER_ONLY_ARCHITECTURES: dict[str, Builder] = {**others.DECODER_ONLY}
 TINY_ARCHITECTURES: dict[str, Builder] = {
     **LEAN_ARCHITECTURES,

@@ -87,10 +87,21 @@ def _std(name: str, parameter: torch.Tensor, spread: Spread, embedding_scale: fl
     return (spread.value if "att" in leaf else spread.feed_forward) / fan_in
 
 
+_LAST_NORMS = (
+    "decoder.cls.predictions.transform.LayerNorm",
+    "decoder.generator_predictions.LayerNorm",
+    "decoder.lm_head.layer_norm",
+    "decoder.transformer.ln_f",
+    "model.decoder.layer_norm",
+)
+
+
 def _last_norm(model: PreTrainedModel) -> nn.Module:
     """The norm whose output the head (or the head's last linear layer) projects."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
-    for name in ("decoder.cls.predictions.transform.LayerNorm", "model.decoder.layer_norm"):
+    if model.config.model_type == "blenderbot-small":  # its embedding norm comes last by name
+        modules = {name: module for name, module in modules.items() if "embedding" not in name}
+    for name in _LAST_NORMS:
         if name in modules:
             return modules[name]
     decoder_norms = [
@@ -106,7 +117,7 @@ def _draw(model: PreTrainedModel, spread: Spread) -> None:
     """Draw every parameter and output bias again; tied ones stay tied, sinusoids stay."""
     generator = torch.Generator().manual_seed(spread.seed)
     scaled = getattr(model.config, "scale_embedding", False)
-    embedding_scale = model.config.d_model**0.5 if scaled else 1.0
+    embedding_scale = model.config.hidden_size**0.5 if scaled else 1.0
 
     def normal(shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
@@ -118,7 +129,8 @@ def _draw(model: PreTrainedModel, spread: Spread) -> None:
             std = _std(name, parameter, spread, embedding_scale)
             parameter.copy_(normal(parameter.shape) * std)
         else:
-            centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+            is_norm = "norm" in name.lower() or "ln_" in name
+            centre = 1.0 if is_norm and name.endswith("weight") else 0.0
             parameter.copy_(centre + normal(parameter.shape) * spread.bias)
     for name, buffer in sorted(model.named_buffers()):
         if name.endswith("final_logits_bias"):
@@ -131,7 +143,9 @@ def _draw(model: PreTrainedModel, spread: Spread) -> None:
 @torch.no_grad()
 def _favour_eos(model: PreTrainedModel, spread: Spread) -> None:
     eos = model.generation_config.eos_token_id
-    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    output: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if model.config.model_type == "fsmt":  # names its decoder's embeddings instead
+        output = model.get_decoder().output_projection  # type: ignore[no-untyped-call]
     assert isinstance(output, nn.Linear)
     output.weight[eos] *= spread.eos
     if output.bias is not None:

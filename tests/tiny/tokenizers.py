@@ -15,13 +15,22 @@ from transformers import (
     BartTokenizer,
     BertGenerationTokenizer,
     BertTokenizer,
+    BlenderbotSmallTokenizer,
+    BlenderbotTokenizer,
+    ByT5Tokenizer,
+    FSMTTokenizer,
+    GemmaTokenizer,
     GPT2Tokenizer,
+    LEDTokenizer,
     M2M100Tokenizer,
     MarianTokenizer,
     MBartTokenizer,
+    MvpTokenizer,
     NllbTokenizer,
     PegasusTokenizer,
+    PLBartTokenizer,
     PreTrainedTokenizerBase,
+    SeamlessM4TTokenizer,
     T5Tokenizer,
 )
 from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
@@ -29,6 +38,7 @@ from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CO
 from tests.tiny.draw import MAX_POSITIONS, VOCAB
 
 NLLB_LANGUAGES = ("deu_Latn", "eng_Latn", "fra_Latn", "ron_Latn", "zho_Hans", "zho_Hant")
+SEAMLESS_LANGUAGES = ("deu", "eng", "fra")
 M2M100_LANGUAGES = tuple(FAIRSEQ_LANGUAGE_CODES["m2m100"])
 
 SENTENCES = (
@@ -212,6 +222,79 @@ def _m2m100_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     )
 
 
+def _blenderbot_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    vocab, merges = _byte_bpe("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+    return BlenderbotTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+
+
+def _blenderbot_small_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    letters = sorted(set("".join(SENTENCES).lower()) - {" "})
+    pieces = ["__null__", "__start__", "__end__", "__unk__", "__newln__", *letters]
+    pieces += [f"{letter}@@" for letter in letters]
+    pieces += [f"__{index}__" for index in range(VOCAB - len(pieces))]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    return BlenderbotSmallTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_POSITIONS
+    )
+
+
+def _led_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    vocab, merges = _byte_bpe("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    return LEDTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+
+
+def _mvp_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    vocab, merges = _byte_bpe("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    return MvpTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+
+
+def _plbart_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    path = folder / "sentencepiece.bpe.model"
+    path.write_bytes(_sentencepiece_model(VOCAB - 5, unk=0, bos=1, eos=2, pad=-1))
+    return PLBartTokenizer(
+        str(path), src_lang="en_XX", tgt_lang="python", model_max_length=MAX_POSITIONS
+    )
+
+
+def _byt5_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    return ByT5Tokenizer()
+
+
+def _fsmt_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    letters = sorted(set("".join(SENTENCES)) - {" "})
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *letters, *(f"{letter}</w>" for letter in letters)]
+    vocab = {piece: index for index, piece in enumerate(pieces[:VOCAB])}
+    for name in ("vocab-src.json", "vocab-tgt.json"):
+        (folder / name).write_text(json.dumps(vocab), encoding="utf-8")
+    (folder / "merges.txt").write_text("", encoding="utf-8")
+    return FSMTTokenizer(
+        langs=["en", "de"],
+        src_vocab_file=str(folder / "vocab-src.json"),
+        tgt_vocab_file=str(folder / "vocab-tgt.json"),
+        merges_file=str(folder / "merges.txt"),
+        model_max_length=MAX_POSITIONS,
+    )
+
+
+def _gemma_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    vocab, merges = _metaspace_bpe(VOCAB, "<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+    return GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+
+
+def _seamless_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    vocab, merges = _metaspace_bpe(110, "<pad>", "<unk>", "<s>", "</s>")
+    return SeamlessM4TTokenizer(
+        vocab=vocab,
+        merges=merges,
+        extra_special_tokens=[f"__{code}__" for code in SEAMLESS_LANGUAGES],
+        src_lang="eng",
+        tgt_lang="deu",
+        model_max_length=MAX_POSITIONS,
+    )
+
+
 TOKENIZERS: dict[str, Callable[[Path], PreTrainedTokenizerBase]] = {
     "bert2bert": _bert_tokenizer,
     "bert2bert-projected": _bert_tokenizer,
@@ -222,9 +305,28 @@ TOKENIZERS: dict[str, Callable[[Path], PreTrainedTokenizerBase]] = {
     "m2m100": _m2m100_tokenizer,
     "nllb": _nllb_tokenizer,
     "pegasus": _pegasus_tokenizer,
+    "bigbird-pegasus": _pegasus_tokenizer,
+    "blenderbot": _blenderbot_tokenizer,
+    "blenderbot-small": _blenderbot_small_tokenizer,
+    "led": _led_tokenizer,
+    "mvp": _mvp_tokenizer,
+    "mvp-prompt": _mvp_tokenizer,
+    "plbart": _plbart_tokenizer,
     "t5": _t5_tokenizer,
     "t5-gated": _t5_tokenizer,
     "mt5": _t5_tokenizer,
+    "umt5": _t5_tokenizer,
+    "byt5": _byt5_tokenizer,
+    "longt5-local": _t5_tokenizer,
+    "longt5-global": _t5_tokenizer,
     "prophetnet": _bert_tokenizer,
+    "fsmt": _fsmt_tokenizer,
+    "pegasus-x": _pegasus_tokenizer,
+    "nllb-moe": _nllb_tokenizer,
+    "switch": _t5_tokenizer,
+    "t5gemma": _gemma_tokenizer,
+    "t5gemma2": _gemma_tokenizer,
+    "seamless-m4t": _seamless_tokenizer,
+    "seamless-m4t-v2": _seamless_tokenizer,
     "gpt2": _gpt2_tokenizer,
 }
