@@ -26,6 +26,7 @@ from model_core.errors import (
     TandemError,
     UnknownLanguageError,
 )
+from model_core.generation import NOT_SERVED
 
 logger = logging.getLogger(__name__)
 
@@ -168,14 +169,22 @@ def _invalid_field(error: Mapping[str, Any]) -> dict[str, str]:
 
 def _message(error: Mapping[str, Any]) -> str:
     """What was expected, and what was given where that cannot be a client's text."""
-    is_parameter = error["loc"][1:2] == ("parameters",) and error["type"] != "extra_forbidden"
+    name = error["loc"][-1]
+    if error["type"] == "extra_forbidden" and error["loc"][1:2] == ("parameters",):
+        return f"not served: {NOT_SERVED[name]}" if name in NOT_SERVED else "no such parameter"
+    is_parameter = error["loc"][1:2] == ("parameters",)
     given = f"is {reprlib.repr(error['input'])}: " if is_parameter else ""
     return f"{given}{error['msg']}"
 
 
 def _field(loc: Sequence[int | str]) -> str:
-    parts = [str(part)[:_MAX_NAME_CHARS] for part in loc if part not in UNION_TAGS]
-    return ".".join(parts[1:] if len(parts) > 1 else parts)  # without the leading "body"
+    """Path of a field, without the leading "body" and the kinds that a value could have had."""
+    of_parameter = loc[:2] == ("body", "parameters")
+    parts = (
+        [*loc[:3], *(part for part in loc[3:] if isinstance(part, int))] if of_parameter else loc
+    )
+    names = [str(part)[:_MAX_NAME_CHARS] for part in parts if part not in UNION_TAGS]
+    return ".".join(names[1:] if len(names) > 1 else names)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> ProblemResponse:

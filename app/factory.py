@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from app.errors import add_error_handlers
 from app.lifespan import lifespan_of
 from app.middleware import BodyLimit
+from app.openapi import show_bounds
 from app.opening import open_service as _open_service
 from app.routers import info, metrics, summarize, translate
 from app.service import TextService
@@ -38,4 +39,5 @@ def create_app(
         app.include_router(translate.router)
     if settings.summarize_model:
         app.include_router(summarize.router)
+    show_bounds(app, settings)
     return app

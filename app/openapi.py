@@ -1,8 +1,12 @@
 """What the API's own page says about answers other than 200."""
 
+from collections.abc import Iterator
 from typing import Any
 
+from fastapi import FastAPI
+
 from app.schemas import Problem, Status
+from app.settings import Settings
 
 _DESCRIPTIONS = {
     400: "The body is no JSON.",
@@ -24,3 +28,44 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 NOT_SO: dict[int | str, dict[str, Any]] = {
     503: {"model": Status, "description": "Not so, for the reason that is named."}
 }
+
+
+def show_bounds(app: FastAPI, settings: Settings) -> None:
+    """Let the API's page show the bounds that the operator has lowered."""
+    whole_schema = app.openapi
+    lowered = {
+        "num_beams": settings.max_num_beams,
+        "max_length": settings.max_target_tokens,
+        "max_new_tokens": settings.max_target_tokens - 1,
+        "min_length": settings.max_target_tokens,
+        "min_new_tokens": settings.max_target_tokens - 1,
+        **settings.parameter_bounds,
+    }
+
+    def openapi() -> dict[str, Any]:
+        schema = whole_schema()
+        properties = schema["components"]["schemas"].get("Parameters", {"properties": {}})
+        for name, most in lowered.items():
+            for kind in _kinds(properties["properties"].get(name, {})):
+                _lower(kind, most)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _kinds(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The kinds of value that a parameter may have."""
+    yield from schema.get("anyOf", [schema])
+
+
+def _lower(kind: dict[str, Any], most: float) -> None:
+    match kind.get("type"):
+        case "integer" if "maximum" in kind:  # not a token id
+            kind["maximum"] = int(min(most, kind["maximum"]))
+        case "number":
+            kind.pop("exclusiveMaximum", None)
+            kind["maximum"] = most
+        case "array":
+            kind["maxItems"] = int(most)
+        case "boolean" if most < 1:
+            kind["const"] = False

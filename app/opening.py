@@ -10,6 +10,7 @@ from app.metrics import Metrics
 from app.routing import Routing
 from app.service import TextService
 from app.settings import SHIPPED, Settings
+from model_core.bounds import LoweredBounds
 from model_core.checkpoint import CheckpointOptions
 from model_core.generation import GenerationLimits
 from model_core.models import ModelSource, load_models
@@ -48,6 +49,7 @@ def open_service(settings: Settings, *, is_partial: bool = False) -> TextService
             max_num_beams=settings.max_num_beams,
             max_source_len=settings.max_source_tokens,
             max_target_len=settings.max_target_tokens,
+            bounds=LoweredBounds(settings.parameter_bounds),
         ),
         encoder_cache_bytes=settings.encoder_cache_bytes,
         num_threads=settings.num_threads,

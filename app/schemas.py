@@ -1,14 +1,11 @@
 """Bodies of the HTTP API; kept apart from the engine's own dataclasses."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from model_core.generation import (
-    MAX_LENGTH_PENALTY,
-    MAX_REPETITION_PENALTY,
-    GenerationOverrides,
-)
+from model_core.bounds import BIAS, BOUNDS, DECAY_FACTOR, MAX_RUN_LEN, Bound
+from model_core.generation import GenerationOverrides
 from model_core.request import FinishReason
 
 Text = Annotated[str, Field(min_length=1)]
@@ -27,9 +24,6 @@ def _one_or_list(value: object) -> str:
 TextOrTexts = Annotated[
     Annotated[Text, Tag(_ONE)] | Annotated[Texts, Tag(_LIST)], Discriminator(_one_or_list)
 ]
-TokenId = Annotated[int, Field(ge=0)]
-Length = Annotated[int, Field(ge=0, le=1_000_000)]
-NgramSize = Annotated[int, Field(ge=0, le=1000)]
 Language = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -37,6 +31,34 @@ class RequestBody(BaseModel):
     """What every request body keeps to: no unknown fields, no silent conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _range(bound: Bound) -> Any:
+    """Pydantic's constraints of a number."""
+    least = "gt" if bound.excludes_least else "ge"
+    most = "lt" if bound.excludes_most else "le"
+    constraints: dict[str, Any] = {least: bound.least, most: bound.most}
+    return Field(**constraints)
+
+
+def _bounded(name: str) -> Any:
+    return _range(BOUNDS[name])
+
+
+def _counted(name: str) -> Any:
+    bound = BOUNDS[name]
+    return Field(min_length=int(bound.least), max_length=int(bound.most))
+
+
+TokenId = Annotated[int, Field(ge=0)]
+Run = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_RUN_LEN)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_RUN_LEN)]
+# JSON has no tuples: an array of two is one.
+SequenceBias = Annotated[tuple[Run, Annotated[float, _range(BIAS)]], Field(strict=False)]
+Decay = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=1_000_000)], Annotated[float, _range(DECAY_FACTOR)]],
+    Field(strict=False),
+]
 
 
 class Parameters(RequestBody):
@@ -47,62 +69,119 @@ class Parameters(RequestBody):
             "examples": [
                 {"num_beams": 4, "max_length": 60},
                 {"num_beams": 4, "num_return_sequences": 2, "early_stopping": True},
+                {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "seed": 7},
             ]
         }
     )
 
-    num_beams: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Hypotheses kept at each step; 1 is greedy search."
+    num_beams: Annotated[int, _bounded("num_beams")] | None = Field(
+        None, description="Hypotheses kept at each step; 1 is greedy search, or sampling."
     )
-    num_return_sequences: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Answers to give, best first; at most `num_beams`."
+    num_return_sequences: Annotated[int, _bounded("num_return_sequences")] | None = Field(
+        None,
+        description="Answers to give: at most `num_beams`, unless tokens are drawn without beams.",
     )
-    length_penalty: (
-        Annotated[float, Field(ge=-MAX_LENGTH_PENALTY, le=MAX_LENGTH_PENALTY)] | None
-    ) = Field(
+    length_penalty: Annotated[float, _bounded("length_penalty")] | None = Field(
         None,
         description="Scores are divided by `length ** length_penalty`: above 0 favours length.",
     )
     early_stopping: bool | Literal["never"] | None = Field(
         None, description="When a beam search ends: true, false or `never`, as in transformers."
     )
-    max_length: Length | None = Field(
-        None, description="Most target tokens, the decoder start token included."
+    max_length: Annotated[int, _bounded("max_length")] | None = Field(
+        None, description="Most target tokens, the decoder start token and a prefix included."
     )
-    max_new_tokens: Length | None = Field(
-        None, description="Most target tokens, the decoder start token not included."
+    max_new_tokens: Annotated[int, _bounded("max_new_tokens")] | None = Field(
+        None, description="Most target tokens that are generated."
     )
-    min_length: Length | None = Field(
-        None, description="Fewest target tokens, the decoder start token included."
+    min_length: Annotated[int, _bounded("min_length")] | None = Field(
+        None, description="Fewest target tokens, the decoder start token and a prefix included."
     )
-    min_new_tokens: Length | None = Field(
-        None, description="Fewest target tokens, the decoder start token not included."
+    min_new_tokens: Annotated[int, _bounded("min_new_tokens")] | None = Field(
+        None, description="Fewest target tokens that are generated."
     )
-    no_repeat_ngram_size: NgramSize | None = Field(
+    no_repeat_ngram_size: Annotated[int, _bounded("no_repeat_ngram_size")] | None = Field(
         None, description="No run of so many tokens occurs twice in an answer; 0 allows it."
     )
-    repetition_penalty: Annotated[float, Field(gt=0, le=MAX_REPETITION_PENALTY)] | None = Field(
+    encoder_no_repeat_ngram_size: (
+        Annotated[int, _bounded("encoder_no_repeat_ngram_size")] | None
+    ) = Field(None, description="No run of so many tokens of the source occurs in an answer.")
+    repetition_penalty: Annotated[float, _bounded("repetition_penalty")] | None = Field(
         None, description="Above 1 makes tokens that occurred already less likely."
     )
-    eos_token_id: TokenId | Annotated[list[TokenId], Field(min_length=1, max_length=64)] | None = (
-        Field(None, description="Tokens that end an answer.")
+    encoder_repetition_penalty: Annotated[float, _bounded("encoder_repetition_penalty")] | None = (
+        Field(None, description="Above 1 makes tokens of the source more likely.")
+    )
+    exponential_decay_length_penalty: Decay | None = Field(
+        None,
+        description="`[start, factor]`: after `start` generated tokens the score of EOS grows (or "
+        "shrinks) by `factor` with each further token.",
+    )
+    eos_token_id: TokenId | Annotated[list[TokenId], _counted("eos_token_id")] | None = Field(
+        None, description="Tokens that end an answer."
+    )
+    decoder_start_token_id: TokenId | None = Field(
+        None, description="Token that the decoder starts with."
     )
     forced_bos_token_id: TokenId | None = Field(
         None, description="First target token; language pairs set it by themselves."
     )
     forced_eos_token_id: (
-        TokenId | Annotated[list[TokenId], Field(min_length=1, max_length=64)] | None
+        TokenId | Annotated[list[TokenId], _counted("forced_eos_token_id")] | None
     ) = Field(None, description="Token forced at the greatest length.")
-    suppress_tokens: Annotated[list[TokenId], Field(max_length=10_000)] | None = Field(
+    suppress_tokens: Annotated[list[TokenId], _counted("suppress_tokens")] | None = Field(
         None, description="Tokens that never occur."
     )
-    bad_words_ids: (
-        Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1, max_length=64)]],
-            Field(max_length=1000),
-        ]
-        | None
-    ) = Field(None, description="Runs of tokens that never occur.")
+    begin_suppress_tokens: Annotated[list[TokenId], _counted("begin_suppress_tokens")] | None = (
+        Field(None, description="Tokens that do not begin an answer.")
+    )
+    bad_words_ids: Annotated[list[Run], _counted("bad_words_ids")] | None = Field(
+        None, description="Runs of tokens that never occur."
+    )
+    sequence_bias: Annotated[list[SequenceBias], _counted("sequence_bias")] | None = Field(
+        None, description="Runs of tokens, each with what is added to its last token's score."
+    )
+    stop_strings: StopString | Annotated[list[StopString], _counted("stop_strings")] | None = Field(
+        None, description="An answer ends with the token that completes one of these."
+    )
+    remove_invalid_values: bool | None = Field(
+        None, description="Replace scores that are NaN or infinite, instead of failing."
+    )
+    renormalize_logits: bool | None = Field(
+        None, description="Normalise the scores again, after everything else was applied to them."
+    )
+    do_sample: bool | None = Field(
+        None, description="Draw tokens instead of taking the likeliest ones."
+    )
+    temperature: Annotated[float, _bounded("temperature")] | None = Field(
+        None, description="Where tokens are drawn: scores are divided by it."
+    )
+    top_k: Annotated[int, _bounded("top_k")] | None = Field(
+        None, description="Draw from the likeliest `top_k` tokens; 0 from all. Left out: 50."
+    )
+    top_p: Annotated[float, _bounded("top_p")] | None = Field(
+        None, description="Draw from the likeliest tokens that together have this probability."
+    )
+    min_p: Annotated[float, _bounded("min_p")] | None = Field(
+        None, description="Draw from tokens with this part of the best one's probability."
+    )
+    top_h: Annotated[float, _bounded("top_h")] | None = Field(
+        None, description="Draw from the likeliest tokens that have this part of the entropy."
+    )
+    typical_p: Annotated[float, _bounded("typical_p")] | None = Field(
+        None, description="Draw from the most typical tokens with this probability together."
+    )
+    epsilon_cutoff: Annotated[float, _bounded("epsilon_cutoff")] | None = Field(
+        None, description="Draw from tokens with at least this probability; 0 from all."
+    )
+    eta_cutoff: Annotated[float, _bounded("eta_cutoff")] | None = Field(
+        None, description="The same, lowered where the distribution is broad; 0 is off."
+    )
+    seed: Annotated[int, _bounded("seed")] | None = Field(
+        None,
+        description="Where tokens are drawn: the same seed gives the same answer, whatever else "
+        "the server does. Left out: one is chosen, and the answer names it.",
+    )
 
     def overrides(self) -> GenerationOverrides:
         """The same parameters as the engine takes them."""
@@ -123,6 +202,9 @@ class TextRequest(RequestBody):
     )
     timeout_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Time for the whole call; beyond: 504. Left out: the server's default."
+    )
+    target_prefix: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="What every answer begins with; the rest continues it."
     )
 
     @property
@@ -176,7 +258,7 @@ class SummarizeRequest(TextRequest):
 
 
 class Alternative(BaseModel):
-    """A further answer, worse than the first."""
+    """A further answer, no better than the first unless it was drawn."""
 
     text: str
     score: float
@@ -190,13 +272,15 @@ class Answer(BaseModel):
         description="Sum of the tokens' log-probabilities divided by `length ** length_penalty`."
     )
     finish_reason: FinishReason = Field(
-        description="`eos`, or `length` where the greatest length ended the answer."
+        description="`eos`, `stop_string`, or `length` where the greatest length ended the answer."
     )
     truncated: bool = Field(description="Whether the text was cut to what the checkpoint takes.")
     source_tokens: int
-    generated_tokens: int
+    generated_tokens: int = Field(description="Without those of a `target_prefix`.")
+    seed: int | None = Field(None, description="What the tokens were drawn with, if they were.")
     alternatives: list[Alternative] = Field(
-        description="The other answers, best first, where `num_return_sequences` asked for them."
+        description="The other answers, best first, where `num_return_sequences` asked for them; "
+        "drawn ones in the order of drawing."
     )
 
 

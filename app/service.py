@@ -277,6 +277,7 @@ def _as_answer(model: ServedModel, source: PreparedSource, output: Output) -> An
         truncated=source.truncated,
         source_tokens=output.source_tokens,
         generated_tokens=output.generated_tokens,
+        seed=source.parameters.seed if source.parameters.do_sample else None,
         alternatives=[
             Alternative(text=text, score=hypothesis.score)
             for text, hypothesis in zip(texts[1:], output.hypotheses[1:], strict=True)

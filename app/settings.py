@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model_core.bounds import LoweredBounds
+
 PREFIX = "TANDEM_"
 SHIPPED = Path(__file__).parent / "checkpoints"
 
@@ -93,7 +95,12 @@ class Settings(BaseSettings):
         4096, ge=1, description="Largest source of a request, where its checkpoint takes so many."
     )
     max_target_tokens: int = Field(
-        1024, ge=1, description="Largest `max_length` or `max_new_tokens` of a request."
+        1024, ge=2, description="Largest `max_length` or `max_new_tokens` of a request."
+    )
+    parameter_bounds: Annotated[dict[str, float], NoDecode] = Field(
+        {},
+        description="Lower bounds of further parameters, as `top_k=100,stop_strings=2`: the "
+        "largest value, or number of entries, of a request; `do_sample=0` forbids drawing.",
     )
     max_texts_per_request: int = Field(
         1000, ge=1, description="Texts in one call with a list; beyond: 422."
@@ -116,6 +123,23 @@ class Settings(BaseSettings):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         return () if names == ("none",) else names
+
+    @field_validator("parameter_bounds", mode="before")
+    @classmethod
+    def _split_bounds(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair for pair in value.split(",") if pair.strip() and value != "none"]
+        return {name.strip(): most for name, _, most in (pair.partition("=") for pair in pairs)}
+
+    @field_validator("parameter_bounds")
+    @classmethod
+    def _check_bounds(cls, bounds: dict[str, float]) -> dict[str, float]:
+        for name in ("num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens"):
+            if name in bounds:
+                raise ValueError(f"{name} is bounded by max_num_beams or max_target_tokens")
+        LoweredBounds(bounds)
+        return bounds
 
     @field_validator("translate_model", "summarize_model")
     @classmethod
@@ -157,6 +181,8 @@ def default_text(field: str) -> str:
     default = Settings.model_fields[field].default
     if isinstance(default, tuple):
         return ",".join(default)
+    if default == {}:
+        return "none"
     if isinstance(default, bool):
         return str(default).lower()
     return str(default)

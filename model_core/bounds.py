@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 # Beyond, `generated_len ** length_penalty` leaves the range of float32 at about 1,000 tokens.
 _MAX_LENGTH_PENALTY = 10.0
-_MAX_SEED = 2**63 - 1
+_MAX_SEED = 2**53 - 1  # larger numbers are not safe in JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ class BackwardsText:
         target_lang: str | None,
         overrides: GenerationOverrides,
         overflow: str,
+        target_prefix: str | None = None,
     ) -> PreparedSource:
         self.gate.wait()
         if task == "translate":

@@ -5,7 +5,8 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from model_core.generation import MAX_LENGTH_PENALTY
+from model_core.bounds import BOUNDS
+from model_core.generation import NOT_SERVED
 from tests.app.fakes import MAX_SOURCE_LEN, POISON, SETTINGS, Backwards
 
 TOO_LONG = "x" * (MAX_SOURCE_LEN + 1)
@@ -99,7 +100,9 @@ async def test_a_parameter_that_the_engine_refuses_is_named(client: httpx.AsyncC
         ({"text": "tea", "texts": "tea"}, "texts"),
         ({"text": "tea", "overflow": "cut"}, "overflow"),
         ({"text": "tea", "timeout_s": 0}, "timeout_s"),
-        ({"text": "tea", "parameters": {"temperature": 1}}, "parameters.temperature"),
+        ({"text": "tea", "parameters": {"temperature": 0}}, "parameters.temperature"),
+        ({"text": "tea", "parameters": {"stop_strings": [""]}}, "parameters.stop_strings.0"),
+        ({"text": "tea", "target_prefix": ""}, "target_prefix"),
         ({"text": "tea", "parameters": {"num_beams": 0}}, "parameters.num_beams"),
         ({"text": "tea", "parameters": {"num_beams": "4"}}, "parameters.num_beams"),
         ({"text": "tea", "parameters": {"num_beams": True}}, "parameters.num_beams"),
@@ -108,7 +111,7 @@ async def test_a_parameter_that_the_engine_refuses_is_named(client: httpx.AsyncC
             "parameters.no_repeat_ngram_size",
         ),
         (
-            {"text": "tea", "parameters": {"length_penalty": 1.01 * MAX_LENGTH_PENALTY}},
+            {"text": "tea", "parameters": {"length_penalty": 1.01 * BOUNDS["length_penalty"].most}},
             "parameters.length_penalty",
         ),
         ({"text": "tea", "source_lang": "en"}, "source_lang"),
@@ -121,6 +124,18 @@ async def test_a_field_that_is_wrong_is_named(
 
     assert (problem["status"], problem["type"]) == (422, "urn:tandem:invalid-request")
     assert field in [each["field"] for each in problem["errors"]]
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "assistant_model", "constraints"])
+async def test_a_parameter_that_is_not_served_is_refused_by_name(
+    name: str, client: httpx.AsyncClient
+) -> None:
+    problem = problem_of(
+        await client.post("/summarize", json={"text": "", "parameters": {name: 1}})
+    )
+
+    error = {"field": f"parameters.{name}", "message": f"not served: {NOT_SERVED[name]}"}
+    assert error in problem["errors"]
 
 
 async def test_a_parameter_that_is_wrong_is_shown_with_its_value(

@@ -49,6 +49,13 @@ def test_none_switches_an_endpoint_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment().summarize_model == ()
 
 
+def test_bounds_are_named_with_their_parameters() -> None:
+    settings = Settings(parameter_bounds="top_k=100, stop_strings=2")  # type: ignore[arg-type]
+
+    assert settings.parameter_bounds == {"top_k": 100, "stop_strings": 2}
+    assert Settings(parameter_bounds="none").parameter_bounds == {}  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -59,6 +66,11 @@ def test_none_switches_an_endpoint_off(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"device": "tpu"}, "match pattern"),
         ({"dtype": "int4"}, "float32"),
         ({"max_running_requests": 0}, "greater than or equal to 1"),
+        ({"parameter_bounds": "top_q=1"}, "top_q is no bounded parameter"),
+        ({"parameter_bounds": "top_p=2"}, "top_p is 2: expected a bound from 0 to 1"),
+        ({"parameter_bounds": "top_k=many"}, "valid number"),
+        ({"parameter_bounds": "top_k"}, "valid number"),
+        ({"parameter_bounds": "num_beams=4"}, "bounded by max_num_beams"),
     ],
 )
 def test_values_out_of_their_bounds_are_refused(values: dict[str, object], message: str) -> None:
