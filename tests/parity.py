@@ -31,5 +31,5 @@ def assert_same(output: Output, reference: Reference) -> None:
     if found.is_same:
         return
     ties = explain(reference, output) if found.difference is not None else None
-    assert ties is not None, f"{found}\n{reference.source_ids}\n{reference.parameters}"
+    assert ties is not None, f"{found}\n{reference.asked.source_ids}\n{reference.asked.parameters}"
     TALLY.excused += [str(tie) for tie in ties]

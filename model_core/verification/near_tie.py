@@ -21,7 +21,7 @@ from typing import Any
 
 from model_core.request import Output
 from model_core.verification.compare import common_length, compare_hypotheses
-from model_core.verification.reference import Candidate, Reference, Trace, trace
+from model_core.verification.reference import Asked, Candidate, Reference, Trace, trace
 from model_core.verification.ties import Candidates, Tie, find_ties
 
 _MAX_RUNS = 24
@@ -37,7 +37,7 @@ class _Judge:
     """Turns ties of one request until `generate()` gives our answer."""
 
     def __init__(self, reference: Reference, output: Output) -> None:
-        self._reference = reference
+        self._asked = reference.asked
         self._wanted = output.hypotheses
 
     def explain(self) -> tuple[Tie, ...] | None:
@@ -50,7 +50,7 @@ class _Judge:
                 return None
             *_, turned = heapq.heappop(waiting)
             nudges = {tie.loser.candidate: tie.nudge for tie in turned}
-            traced = trace(self._reference, nudges)
+            traced = trace(self._asked, nudges)
             if compare_hypotheses(self._wanted, traced.hypotheses).is_same:
                 return self._confirmed(turned)
             for tie in self._useful_ties(traced):
@@ -63,9 +63,9 @@ class _Judge:
 
     def _useful_ties(self, traced: Trace) -> Iterator[Tie]:
         """Greedy search can only come nearer to our answer where it first leaves it."""
-        for tie in find_ties(traced, self._reference.parameters):
+        for tie in find_ties(traced, self._asked.parameters):
             target = tie.loser.candidate[1:]
-            is_greedy = self._reference.parameters.num_beams == 1
+            is_greedy = self._asked.parameters.num_beams == 1
             if not is_greedy or target == self._wanted[0].token_ids[: len(target)]:
                 yield tie
 
@@ -92,15 +92,15 @@ class _Judge:
 
     def _float64_gap(self, tie: Tie, nudges: Mapping[Candidate, float]) -> float | None:
         assert self._float64 is not None
-        run = Candidates(trace(self._float64, nudges), self._reference.parameters)
+        run = Candidates(trace(self._float64, nudges), self._asked.parameters)
         winner, loser = run.total(tie.winner.candidate), run.total(tie.loser.candidate)
         if winner is None or loser is None:
             return None
         return winner * tie.winner.weight - loser * tie.loser.weight
 
     @cached_property
-    def _float64(self) -> Reference | None:
-        model: Any = self._reference.model
+    def _float64(self) -> Asked | None:
+        model: Any = self._asked.model
         if model.num_parameters() > _MAX_FLOAT64_PARAMETERS:
             return None
-        return replace(self._reference, model=copy.deepcopy(model).double())
+        return replace(self._asked, model=copy.deepcopy(model).double())

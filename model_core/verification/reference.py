@@ -1,7 +1,7 @@
 """What `generate()` gives one request alone, and on request how it came to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from model_core.generation import GenerationParameters
-from model_core.library import cut_target, generate_arguments, seeded
+from model_core.library import cut_target, seeded
 from model_core.request import FinishReason, Hypothesis
 from model_core.stopping import StopStrings
 
@@ -18,23 +18,34 @@ Candidate = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reference:
-    """The answer of `generate()` to one request.
+class Asked:
+    """One request as `generate()` gets it.
 
     Attributes:
-        model: What was asked.
+        model: What is asked.
         source_ids: Encoder-side tokens.
         parameters: Fully resolved.
-        hypotheses: `num_return_sequences` of them. Scores are `sequences_scores`; for greedy
-            search, which has none, the same formula over the log-softmax of the processed scores.
         stop_strings: The checkpoint's; None where the parameters have none.
     """
 
     model: PreTrainedModel
     source_ids: tuple[int, ...]
     parameters: GenerationParameters
-    hypotheses: tuple[Hypothesis, ...]
     stop_strings: StopStrings | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The answer of `generate()` to one request.
+
+    Attributes:
+        asked: The request.
+        hypotheses: `num_return_sequences` of them. Scores are `sequences_scores`; without beams,
+            where there are none, the same formula over the log-softmax of the processed scores.
+    """
+
+    asked: Asked
+    hypotheses: tuple[Hypothesis, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +63,6 @@ class TracedStep:
     logit_scale: float
 
 
-def generate_alone(
-    model: PreTrainedModel,
-    source_ids: Sequence[int],
-    parameters: GenerationParameters,
-    stop_strings: StopStrings | None = None,
-) -> Reference:
-    """The answer of `generate()` to one request, in a batch of its own."""
-    asked = Reference(model, tuple(source_ids), parameters, (), stop_strings)
-    return replace(asked, hypotheses=_hypotheses(_generate(asked), asked))
-
-
-def trace(reference: Reference, nudges: Mapping[Candidate, float]) -> "Trace":
-    """Ask `generate()` again, and look at every step.
-
-    Args:
-        reference: The request.
-        nudges: What to add to the scores of single candidates on the way.
-    """
-    watch = _Watch(nudges)
-    result = _generate(
-        reference,
-        logits_processor=LogitsProcessorList([watch]),
-        output_logits=True,
-    )
-    steps = tuple(
-        TracedStep(prefixes, scores.cpu(), float(logits.abs().max()))
-        for prefixes, scores, logits in zip(
-            watch.prefixes, result.scores, result.logits, strict=True
-        )
-    )
-    return Trace(_hypotheses(result, reference), steps)
-
-
 @dataclass(frozen=True, slots=True)
 class Trace:
     """How `generate()` came to an answer.
@@ -96,6 +74,39 @@ class Trace:
 
     hypotheses: tuple[Hypothesis, ...]
     steps: tuple[TracedStep, ...]
+
+
+def generate_alone(
+    model: PreTrainedModel,
+    source_ids: Sequence[int],
+    parameters: GenerationParameters,
+    stop_strings: StopStrings | None = None,
+) -> Reference:
+    """The answer of `generate()` to one request, in a batch of its own.
+
+    Drawn tokens are those that the library draws with the seed of the request. The lean decoder
+    draws others, from the same distribution.
+    """
+    asked = Asked(model, tuple(source_ids), parameters, stop_strings)
+    return Reference(asked, _hypotheses(_generate(asked), asked))
+
+
+def trace(asked: Asked, nudges: Mapping[Candidate, float]) -> Trace:
+    """Ask `generate()` again, and look at every step.
+
+    Args:
+        asked: The request.
+        nudges: What to add to the scores of single candidates on the way.
+    """
+    watch = _Watch(nudges)
+    result = _generate(asked, logits_processor=LogitsProcessorList([watch]), output_logits=True)
+    # On an accelerator the library may run a step too many, and forget it.
+    taken = zip(watch.prefixes, result.scores, result.logits, strict=False)
+    steps = tuple(
+        TracedStep(prefixes, scores.cpu(), float(logits.abs().max()))
+        for prefixes, scores, logits in taken
+    )
+    return Trace(_hypotheses(result, asked), steps)
 
 
 class _Watch(LogitsProcessor):
@@ -124,53 +135,72 @@ class _Watch(LogitsProcessor):
 
 
 @torch.inference_mode()
-def _generate(reference: Reference, **extra: object) -> Any:
-    model, parameters = reference.model, reference.parameters
-    source = torch.tensor([list(reference.source_ids)], device=model.device)
-    tokenizer = None if reference.stop_strings is None else reference.stop_strings.tokenizer
-    generate: Any = model.generate
-    with seeded(parameters, model.device):
+def _generate(asked: Asked, **extra: object) -> Any:
+    parameters, device = asked.parameters, asked.model.device
+    source = torch.tensor([asked.source_ids], device=device)
+    arguments = parameters.generate_kwargs()
+    if parameters.target_prefix_ids:
+        arguments["decoder_input_ids"] = torch.tensor([parameters.prompt_ids], device=device)
+    if asked.stop_strings is not None:
+        arguments["tokenizer"] = asked.stop_strings.tokenizer
+    generate: Any = asked.model.generate
+    with seeded(parameters, device):
         return generate(
             input_ids=source,
             attention_mask=torch.ones_like(source),
-            **generate_arguments(parameters, device=model.device, tokenizer=tokenizer),
+            **arguments,
             **extra,
             return_dict_in_generate=True,
             output_scores=True,
         )
 
 
-def _hypotheses(result: Any, reference: Reference) -> tuple[Hypothesis, ...]:
-    parameters = reference.parameters
-    stop = None
-    if reference.stop_strings is not None and parameters.stop_strings:
-        stop = reference.stop_strings.criterion(parameters.stop_strings)
-    rows = [cut_target(row, parameters, stop) for row in result.sequences[:, 1:].tolist()]
-    scores = (
-        result.sequences_scores.tolist()
-        if parameters.num_beams > 1
-        else [_own_score(result.scores, index, row, parameters) for index, row in enumerate(rows)]
-    )
+def _hypotheses(result: Any, asked: Asked) -> tuple[Hypothesis, ...]:
+    parameters = asked.parameters
+    rows = _without_padding(result, asked)
+    if parameters.num_beams > 1:
+        scores = result.sequences_scores.tolist()
+    else:
+        scores = [
+            _own_score([step[index] for step in result.scores], row, parameters)
+            for index, row in enumerate(rows)
+        ]
     return tuple(
-        Hypothesis(row, score, _finish_reason(row, parameters))
+        Hypothesis(tuple(row), score, _finish_reason(row, parameters))
         for row, score in zip(rows, scores, strict=True)
     )
 
 
+def _without_padding(result: Any, asked: Asked) -> list[list[int]]:
+    """Target tokens of each row after the decoder start token, without what follows its end."""
+    parameters = asked.parameters
+    rows: list[list[int]] = result.sequences[:, 1:].tolist()
+    if parameters.num_beams > 1:  # behind the end there is no beam that a token came from
+        num_new = (result.beam_indices >= 0).sum(-1).tolist()
+        num_given = len(parameters.target_prefix_ids)
+        return [row[: num_given + count] for row, count in zip(rows, num_new, strict=True)]
+    if len(rows) == 1:
+        return rows
+    stop = None
+    if asked.stop_strings is not None and parameters.stop_strings:
+        stop = asked.stop_strings.criterion(parameters.stop_strings)
+    return [list(cut_target(row, parameters, stop)) for row in rows]
+
+
 def _own_score(
-    scores: Sequence[Tensor], index: int, row: Candidate, parameters: GenerationParameters
+    scores: Sequence[Tensor], row: Sequence[int], parameters: GenerationParameters
 ) -> float:
-    generated = row[len(parameters.target_prefix_ids) :]
+    new = row[len(parameters.target_prefix_ids) :]
     log_probs = [
-        float(step[index].log_softmax(-1)[token_id])
-        for step, token_id in zip(scores, generated, strict=False)
+        float(step.log_softmax(-1)[token_id]) for step, token_id in zip(scores, new, strict=False)
     ]
-    return sum(log_probs) / float(len(generated) ** parameters.length_penalty)
+    return sum(log_probs) / float(len(new) ** parameters.length_penalty)
 
 
-def _finish_reason(row: Candidate, parameters: GenerationParameters) -> FinishReason:
+def _finish_reason(row: Sequence[int], parameters: GenerationParameters) -> FinishReason:
     """Why a hypothesis ended: an EOS that was forced at the maximum length was no choice."""
-    is_full = len(row) == parameters.max_length - 1
-    if row[-1] not in parameters.eos_token_ids:
-        return "length" if is_full else "stop_string"
-    return "length" if is_full and parameters.forced_eos_token_ids else "eos"
+    is_full = 1 + len(row) >= parameters.max_length  # 1: the decoder start token
+    last = row[-1] if row else None
+    if last in parameters.eos_token_ids:
+        return "length" if is_full and last in parameters.forced_eos_token_ids else "eos"
+    return "length" if is_full else "stop_string"
