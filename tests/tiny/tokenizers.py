@@ -18,6 +18,7 @@ from transformers import (
     BlenderbotSmallTokenizer,
     BlenderbotTokenizer,
     ByT5Tokenizer,
+    CamembertTokenizer,
     FSMTTokenizer,
     GemmaTokenizer,
     GPT2Tokenizer,
@@ -30,8 +31,10 @@ from transformers import (
     PegasusTokenizer,
     PLBartTokenizer,
     PreTrainedTokenizerBase,
+    RobertaTokenizer,
     SeamlessM4TTokenizer,
     T5Tokenizer,
+    XLMRobertaTokenizer,
 )
 from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
 
@@ -149,6 +152,27 @@ def _bert_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
 def _bart_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
     vocab, merges = _byte_bpe("<s>", "<pad>", "</s>", "<unk>", "<mask>")
     return BartTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+
+
+def _roberta_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    vocab, merges = _byte_bpe("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    return RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+
+
+def _xlm_roberta_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    return XLMRobertaTokenizer(
+        vocab=[*special, *_unigram(110), ("<mask>", 0.0)], model_max_length=MAX_POSITIONS
+    )
+
+
+def _camembert_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
+    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    return CamembertTokenizer(
+        vocab=[*special, *_unigram(110), ("<mask>", 0.0)],
+        additional_special_tokens=[],
+        model_max_length=MAX_POSITIONS,
+    )
 
 
 def _gpt2_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
@@ -299,6 +323,13 @@ TOKENIZERS: dict[str, Callable[[Path], PreTrainedTokenizerBase]] = {
     "bert2bert": _bert_tokenizer,
     "bert2bert-projected": _bert_tokenizer,
     "bert-generation": _bert_generation_tokenizer,
+    "bert2bert-tied": _bert_tokenizer,
+    "roberta2roberta": _roberta_tokenizer,
+    "electra2electra": _bert_tokenizer,
+    "bert2gpt2": _bert_tokenizer,
+    "bert2roberta": _bert_tokenizer,
+    "xlmr2xlmr": _xlm_roberta_tokenizer,
+    "camembert2camembert": _camembert_tokenizer,
     "bart": _bart_tokenizer,
     "mbart": _mbart_tokenizer,
     "marian": _marian_tokenizer,
