@@ -1,4 +1,4 @@
-"""`tandem serve`, `tandem translate` and `tandem summarize`."""
+"""`tandem serve`, `tandem translate`, `tandem summarize` and `tandem verify`."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import ValidationError
@@ -152,6 +152,63 @@ def summarize(
     _with_service(settings, work)
 
 
+@main.command()
+@click.argument("checkpoint")
+@click.option("--texts", type=click.File(encoding="utf-8"), help="One text a line; - for stdin.")
+@click.option("--num-sources", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws all that is random.")
+@click.option("--max-beams", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of every answer.")
+@click.option(
+    "--task", type=click.Choice(["translate", "summarize"]), default="translate", show_default=True
+)
+@click.option("--source-lang", help="Of the texts; may be left out where there is no choice.")
+@click.option("--target-lang", help="Of the answers; may be left out where there is no choice.")
+@click.option(
+    "--max-mismatch-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Part of the answers that may differ, for half precision and accelerators.",
+)
+@settings_options(_MODEL_FIELDS)
+def verify(checkpoint: str, texts: IO[str] | None, max_mismatch_rate: float, **flags: Any) -> None:
+    """Compare the answers of the server with those of generate(), for your own CHECKPOINT.
+
+    Every text goes through generate() alone and through the engine with all others, in random
+    order, each with its own random parameters. The exit status is 0 if all answers are equal, apart
+    from near-ties that are shown, 1 if some differ, and 2 if the checkpoint cannot be verified.
+    """
+    of_settings = {name: flags.pop(name) for name in _MODEL_FIELDS}
+    settings = _settings({**of_settings, **_serving(checkpoint, flags)})
+    from app.logs import configure_logging
+    from app.verification.command import run_verify
+    from app.verification.requests import VerifyOptions
+
+    configure_logging()
+    lines = None if texts is None else list(texts)
+    try:
+        with _plain_errors(_Unverifiable):
+            report = run_verify(settings, VerifyOptions(texts=lines, **flags))
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    sys.exit(0 if report.mismatch_rate <= max_mismatch_rate else 1)
+
+
+class _Unverifiable(click.ClickException):
+    """No verdict: status 1 would say that answers differ."""
+
+    exit_code = 2
+
+
+def _serving(checkpoint: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Settings that serve one checkpoint and let all its requests wait together."""
+    served = {"translate_model": "none", "summarize_model": "none"}
+    served[f"{options['task']}_model"] = checkpoint
+    return {**served, "max_waiting_requests": options["num_sources"], "max_waiting_tokens": 2**31}
+
+
 def _settings(flags: dict[str, Any]) -> Settings:
     given = {field: value for field, value in flags.items() if value is not None}
     with _plain_errors():
@@ -206,14 +263,14 @@ def _numbered(numbers: list[int], *, of_many: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def _plain_errors(error_class: type[click.ClickException] = click.ClickException) -> Iterator[None]:
     """One line for the operator instead of a traceback."""
     try:
         yield
     except ValidationError as error:
         raise click.UsageError(_explain(error)) from error
     except (UnknownVariableError, TandemError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise error_class(str(error)) from error
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,0 +1,1 @@
+"""`tandem verify`: does this server give a checkpoint's own answers?"""
