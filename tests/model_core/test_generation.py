@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
+from model_core.bounds import LoweredBounds
 from model_core.errors import InvalidParameterError
 from model_core.generation import (
     GenerationDefaults,
@@ -121,6 +122,40 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"bad_words_ids": [5]}, "bad_words_ids", "non-empty lists"),
     ({"bad_words_ids": [[]]}, "bad_words_ids", "non-empty lists"),
     ({"bad_words_ids": [[5, 100]]}, "bad_words_ids", "a token id"),
+    ({"bad_words_ids": [[5] * 65]}, "bad_words_ids", "at most 64"),
+    ({"bad_words_ids": [[5]] * 1001}, "bad_words_ids", "at most 1000"),
+    ({"sequence_bias": [[[5], "much"]]}, "sequence_bias", "a bias from -10000 to 10000"),
+    ({"sequence_bias": [[[5], float("inf")]]}, "sequence_bias", "a bias"),
+    ({"sequence_bias": [[[], 1.0]]}, "sequence_bias", "pairs of token ids"),
+    ({"sequence_bias": [[[5], 1.0], [[5], 2.0]]}, "sequence_bias", "each run of ids once"),
+    ({"sequence_bias": "tea"}, "sequence_bias", "pairs of token ids"),
+    ({"temperature": 0}, "temperature", "a number above 0 and at most 100"),
+    ({"top_k": -1}, "top_k", "a whole number from 0"),
+    ({"top_p": 1.1}, "top_p", "a number from 0 to 1"),
+    ({"min_p": float("nan")}, "min_p", "a number from 0 to 1"),
+    ({"eta_cutoff": 1.0}, "eta_cutoff", "below 1"),
+    ({"typical_p": 0.0}, "typical_p", "above 0"),
+    ({"seed": 2**53}, "seed", "a whole number"),
+    ({"do_sample": 1}, "do_sample", "true or false"),
+    ({"num_return_sequences": 2}, "num_return_sequences", "unless do_sample is true"),
+    ({"do_sample": True, "num_return_sequences": 65}, "num_return_sequences", "from 1 to 64"),
+    (
+        {"do_sample": True, "num_beams": 2, "num_return_sequences": 3},
+        "num_return_sequences",
+        "at most num_beams, 2",
+    ),
+    ({"encoder_repetition_penalty": 0}, "encoder_repetition_penalty", "above 0"),
+    ({"exponential_decay_length_penalty": [5]}, "exponential_decay_length_penalty", "a factor"),
+    (
+        {"exponential_decay_length_penalty": [5, 3.0], "max_length": 200},
+        "exponential_decay_length_penalty",
+        "stays below 1e+30",
+    ),
+    ({"stop_strings": ["a" * 65]}, "stop_strings", "strings of 1 to 64 characters"),
+    ({"stop_strings": ""}, "stop_strings", "strings of 1 to 64 characters"),
+    ({"stop_strings": ["a"] * 9}, "stop_strings", "at most 8 of them"),
+    ({"begin_suppress_tokens": [100]}, "begin_suppress_tokens", "a token id"),
+    ({"target_prefix_ids": [5] * 9, "max_length": 10}, "target_prefix", "at most 8 tokens"),
 ]
 
 
@@ -167,6 +202,44 @@ def test_equal_requests_are_equal_and_hashable_however_they_are_written() -> Non
     assert hash(one) == hash(other)
 
 
+def test_new_tokens_do_not_count_the_prefix() -> None:
+    parameters = resolved(target_prefix_ids=[5, 6], max_new_tokens=10, min_new_tokens=4)
+    assert parameters.prompt_ids == (2, 5, 6)
+    assert (parameters.max_length, parameters.min_length) == (13, 7)
+
+
+def test_what_only_drawing_reads_tells_no_other_requests_apart() -> None:
+    assert resolved(temperature=0.5, seed=3) == resolved()
+    assert resolved(do_sample=True, seed=3) != resolved(do_sample=True, seed=4)
+
+
+def test_drawing_has_the_librarys_defaults_and_a_seed_of_its_own() -> None:
+    one, other = resolved(do_sample=True), resolved(do_sample=True)
+    assert (one.temperature, one.top_k, one.top_p) == (1.0, 50, 1.0)
+    assert one.seed != other.seed
+    assert resolved(do_sample=True, num_return_sequences=5).num_hypotheses == 5
+
+
+@pytest.mark.parametrize(
+    ("lowered", "overrides", "field"),
+    [
+        ({"top_k": 10}, {"do_sample": True, "top_k": 11}, "top_k"),
+        ({"temperature": 1.0}, {"do_sample": True, "temperature": 1.1}, "temperature"),
+        ({"stop_strings": 1}, {"stop_strings": ["a", "b"]}, "stop_strings"),
+        ({"bad_words_ids": 1}, {"bad_words_ids": [[5], [6]]}, "bad_words_ids"),
+        ({"do_sample": 0}, {"do_sample": True}, "do_sample"),
+    ],
+)
+def test_the_operators_bounds_hold_for_requests_but_not_for_the_checkpoint(
+    lowered: dict[str, float], overrides: dict[str, Any], field: str
+) -> None:
+    limits = GenerationLimits(bounds=LoweredBounds(lowered))
+    with pytest.raises(InvalidParameterError) as caught:
+        resolve(defaults(), GenerationOverrides(**overrides), limits=limits)
+    assert caught.value.field == field
+    resolve(defaults(**overrides), GenerationOverrides(), limits=limits)
+
+
 @pytest.fixture(scope="module")
 def bart() -> PreTrainedModel:
     return tiny.TINY_ARCHITECTURES["bart"]()
@@ -193,6 +266,12 @@ def valid_overrides(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "num_return_sequences": st.integers(1, num_beams),
         "decoder_start_token_id": token_ids,
+        "encoder_no_repeat_ngram_size": st.integers(0, 2),
+        "encoder_repetition_penalty": st.sampled_from([0.8, 1.0, 1.3]),
+        "begin_suppress_tokens": st.lists(token_ids, min_size=1, max_size=5),
+        "sequence_bias": st.just([[[7], 2.0], [[8, 9], -2.0]]),
+        "renormalize_logits": st.booleans(),
+        "remove_invalid_values": st.booleans(),
     }
     given = {name: draw(values) for name, values in optional.items() if draw(st.booleans())}
     by_length = draw(st.booleans())
