@@ -207,10 +207,8 @@ class Search(ABC):
 
     def _drawing(self) -> Iterator[tuple[int, torch.Generator]]:
         """Slots whose next token is drawn, and what to draw it with."""
-        for slot, (own, length) in enumerate(
-            zip(self._slots, self._lengths.tolist(), strict=False)
-        ):
-            if own.generator is not None and length >= own.parameters.prompt_len:
+        for slot, own in enumerate(self._slots):
+            if own.generator is not None and self._lengths[slot] >= own.parameters.prompt_len:
                 yield slot, own.generator
 
     def _append(self, token_ids: Tensor) -> None:
@@ -233,12 +231,12 @@ class Search(ABC):
             token_ids: [num_slots, n], their last tokens.
         """
         for slot, own in enumerate(self._slots):
-            length = int(self._lengths[slot])
-            if own.stop is not None and length >= own.parameters.prompt_len:
-                rows = self._token_ids[slot, :, :length]
-                rows = rows if parents is None else rows[parents[slot]]
-                candidates = torch.cat((rows, token_ids[slot, :, None]), dim=1)
-                ended[slot] |= stops(own.stop, candidates)
+            if own.stop is None or self._lengths[slot] < own.parameters.prompt_len:
+                continue
+            rows = self._token_ids[slot, :, : self._lengths[slot]]
+            rows = rows if parents is None else rows[parents[slot]]
+            candidates = torch.cat((rows, token_ids[slot, :, None]), dim=1)
+            ended[slot] |= stops(own.stop, candidates)
 
     def _hypothesis(self, slot: int, token_ids: list[int], score: float) -> Hypothesis:
         parameters = self._slots[slot].parameters

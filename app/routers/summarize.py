@@ -10,7 +10,7 @@ from app.schemas import SummarizeRequest, SummarizeResponse
 router = APIRouter(tags=["text"])
 
 
-@router.post("/summarize", responses=PROBLEMS)
+@router.post("/summarize", responses=PROBLEMS, response_model_exclude_none=True)
 async def summarize(
     body: SummarizeRequest, request: Request, service: ServiceDep
 ) -> SummarizeResponse:

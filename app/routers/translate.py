@@ -10,7 +10,7 @@ from app.schemas import TranslateRequest, TranslateResponse
 router = APIRouter(tags=["text"])
 
 
-@router.post("/translate", responses=PROBLEMS)
+@router.post("/translate", responses=PROBLEMS, response_model_exclude_none=True)
 async def translate(
     body: TranslateRequest, request: Request, service: ServiceDep
 ) -> TranslateResponse:
