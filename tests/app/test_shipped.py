@@ -40,6 +40,10 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, A
     return answer
 
 
+def texts_of(answer: dict[str, Any]) -> list[str]:
+    return [each["text"] for each in (answer, *answer["alternatives"])]
+
+
 @pytest.mark.parametrize(
     ("path", "example"),
     [
@@ -84,6 +88,44 @@ async def test_calls_with_different_parameters_run_together(client: httpx.AsyncC
     scores = [each["score"] for each in (answers[1], *answers[1]["alternatives"])]
     assert scores == sorted(scores, reverse=True)
     assert (answers[3]["finish_reason"], answers[3]["generated_tokens"]) == ("length", 3)
+
+
+async def test_a_drawn_answer_names_its_seed_and_can_be_had_again(
+    client: httpx.AsyncClient,
+) -> None:
+    drawn = {"do_sample": True, "num_return_sequences": 3, "max_new_tokens": 12, "top_k": 20}
+    (first,) = (await post(client, "/translate", text=TEXTS[4], parameters=drawn))["translations"]
+    repeated, *others = await asyncio.gather(
+        post(client, "/translate", text=TEXTS[4], parameters=drawn | {"seed": first["seed"]}),
+        *(post(client, "/translate", text=text, parameters=drawn) for text in TEXTS),
+    )
+
+    (again,) = repeated["translations"]
+    assert len(first["alternatives"]) == 2
+    assert again["seed"] == first["seed"]
+    assert texts_of(again) == texts_of(first)
+    assert len({each["translations"][0]["seed"] for each in others}) == len(TEXTS)
+
+
+async def test_an_answer_continues_its_prefix(client: httpx.AsyncClient) -> None:
+    plain, continued = await asyncio.gather(
+        post(client, "/translate", text="The coffee is cold."),
+        post(client, "/translate", text="The coffee is cold.", target_prefix="Mein Kaffee"),
+    )
+    (without,), (answer,) = plain["translations"], continued["translations"]
+
+    assert answer["text"].startswith("Mein Kaffee ")
+    assert not without["text"].startswith("Mein")
+    assert 0 < answer["generated_tokens"] < without["generated_tokens"] + 4
+
+
+async def test_an_answer_ends_with_its_stop_string(client: httpx.AsyncClient) -> None:
+    parameters = {"stop_strings": ["kal"], "num_beams": 2}
+    answer = await post(client, "/translate", text="The coffee is cold.", parameters=parameters)
+    (translation,) = answer["translations"]
+
+    assert translation["finish_reason"] == "stop_string"
+    assert "kal" in translation["text"]
 
 
 async def test_a_source_beyond_the_positions_is_refused_or_truncated(
