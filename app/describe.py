@@ -3,10 +3,11 @@
 import platform
 from importlib.metadata import version
 
-from app.schemas import Languages, ModelInfo, ModelLanguages, ServerInfo
+from app.schemas import LanguagePairs, Languages, ModelInfo, ModelLanguages, ServerInfo
 from app.service import TextService
 from app.settings import Settings
 from model_core.generation import Task
+from model_core.languages import Languages as KnownLanguages
 from model_core.models import GENERATE, ServedModel
 
 _PACKAGES = ("tandem-serve", "torch", "transformers", "tokenizers")
@@ -36,11 +37,7 @@ def describe_languages(service: TextService) -> Languages:
     """What each checkpoint of `/translate` translates."""
     return Languages(
         models=[
-            ModelLanguages(
-                model=model.name,
-                source_languages=list(model.checkpoint.languages.sources),
-                target_languages=list(model.checkpoint.languages.targets),
-            )
+            _describe_languages(model.name, model.checkpoint.languages)
             for model in service.routing.translators
         ]
     )
@@ -53,6 +50,19 @@ def limits_of(settings: Settings) -> dict[str, int | float]:
         for field, value in settings
         if field.startswith("max_") or field.endswith(("_bytes", "_s"))
     }
+
+
+def _describe_languages(name: str, known: KnownLanguages) -> ModelLanguages:
+    return ModelLanguages(
+        model=name,
+        source_languages=list(known.sources),
+        target_languages=list(known.targets),
+        pairs=[
+            LanguagePairs(source_languages=list(sources), target_languages=list(targets))
+            for sources, targets in known.pairs
+        ],
+        default_target_language=known.default_target,
+    )
 
 
 def _describe(model: ServedModel, tasks: list[Task]) -> ModelInfo:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from model_core.errors import UnknownLanguageError
-from model_core.languages import match_language
+from model_core.language_tags import match_language
 from model_core.models import ModelSet, ServedModel
 
 

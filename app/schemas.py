@@ -350,12 +350,34 @@ class ServerInfo(BaseModel):
     versions: dict[str, str]
 
 
+class LanguagePairs(BaseModel):
+    """Pairs of languages: each source language with each target language."""
+
+    source_languages: list[str] = Field(
+        description="In the checkpoint's own codes; empty: any, the checkpoint names none."
+    )
+    target_languages: list[str] = Field(
+        description="In the checkpoint's own codes; empty: any, the checkpoint names none."
+    )
+
+
 class ModelLanguages(BaseModel):
-    """The languages that one checkpoint knows; not every pair of them need be one it translates."""
+    """What one checkpoint translates."""
 
     model: str
-    source_languages: list[str] = Field(description="Empty where the checkpoint names none.")
-    target_languages: list[str] = Field(description="Empty where the checkpoint names none.")
+    source_languages: list[str] = Field(
+        description="Source languages of all its pairs; empty where the checkpoint names none."
+    )
+    target_languages: list[str] = Field(
+        description="Target languages of all its pairs; empty where the checkpoint names none."
+    )
+    pairs: list[LanguagePairs] = Field(
+        description="Exactly the pairs that are translated: in each entry, every source language "
+        "with every target language. Two hundred languages that all pair up are one entry."
+    )
+    default_target_language: str | None = Field(
+        description="The target language where `target_lang` is left out and there is a choice."
+    )
 
 
 class Languages(BaseModel):

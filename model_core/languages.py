@@ -4,27 +4,29 @@ A checkpoint says so in one of these places; the first that says anything holds:
 
 1. `config.json`: `"tandem": {"source_lang": "en", "target_lang": "de"}`, a key of our own for
    checkpoints without any other place, `EncoderDecoderModel` above all;
-2. a tokenizer with a source language as state (mBART, mBART-50, M2M100, NLLB): its language codes;
-3. a Marian tokenizer: its `source_lang` and `target_lang`, or its `>>xx<<` target tokens;
-4. T5's `task_specific_params`: a prefix for each `translation_xx_to_yy`.
+2. FSMT's `langs`, a pair;
+3. a tokenizer with a source language as state (mBART, mBART-50, M2M100, NLLB, PLBart, SeamlessM4T):
+   its language codes;
+4. a Marian tokenizer: its `source_lang` and `target_lang`, or its `>>xx<<` target tokens;
+5. T5's `task_specific_params`: a prefix for each `translation_xx_to_yy`;
+6. a T5 vocabulary with `<2xx>` target tokens (MADLAD-400).
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import langcodes
-from langcodes.tag_parser import LanguageTagError
-from transformers import PreTrainedTokenizerBase
+from transformers import MBartTokenizer, PLBartTokenizer, PreTrainedTokenizerBase
 
 from model_core.errors import CheckpointError, UnknownLanguageError
+from model_core.language_tags import bcp47_tag, match_language
 
-# Largest distance (langcodes, after CLDR) at which two tags of one language mean the same: it
-# allows for territories (de, de_DE) and dialects of a macrolanguage, not for other scripts.
-_MAX_DISTANCE = 14
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
+_MARKED_CODE = re.compile(r"__([A-Za-z]+(?:_[A-Za-z]+)?)__")
+_T5_TYPES = ("t5", "mt5", "umt5")
+_TARGET_PIECE = re.compile(r"<2([a-z]{2,3}(?:_[A-Z][A-Za-z]+)?)>")
 _TARGET_MARKER = re.compile(r">>(.+)<<")
 _TRANSLATION_TASK = re.compile(r"translation_([^_]+)_to_([^_]+)")
 # Families and "many": Marian checkpoints that take several source languages name these.
@@ -63,9 +65,11 @@ class Languages:
         sources: Codes, as the checkpoint writes them; empty where it does not name them.
         targets: The same for target languages.
         pair_prefixes: T5's text before the source, by pair; where given, no other pair is known.
-        target_markers: Marian's token before the source, by target language.
+        target_markers: Token before the source (Marian, MADLAD-400), by target language.
         target_tokens: The token that makes an answer begin in each target language.
         marks_source: Whether the tokenizer has a source language as state.
+        starts_target: Whether the target token takes the place of the decoder start token, also
+            where the generation defaults start from none.
         default_target: The target language that the checkpoint's generation defaults force.
     """
 
@@ -75,7 +79,21 @@ class Languages:
     target_markers: Mapping[str, str] = field(default_factory=dict)
     target_tokens: Mapping[str, str] = field(default_factory=dict)
     marks_source: bool = False
+    starts_target: bool = False
     default_target: str | None = None
+
+    @property
+    def pairs(self) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+        """Every pair once, as products: each source of an entry with each of its targets.
+
+        An empty side is one that the checkpoint does not name: any language is taken there.
+        """
+        if not self.pair_prefixes:
+            return ((self.sources, self.targets),)
+        return tuple(
+            ((source,), tuple(sorted(end for start, end in self.pair_prefixes if start == source)))
+            for source in self.sources
+        )
 
     def accepts(self, source_lang: str | None, target_lang: str | None) -> bool:
         """Whether this pair, left out where there is no choice, can be translated."""
@@ -133,14 +151,17 @@ def read_languages(
     Raises:
         CheckpointError: The `tandem` entry of the configuration is malformed.
     """
-    stated = _stated(config)
-    if stated is not None:
-        return Languages(sources=(stated[0],), targets=(stated[1],))
+    pair = _stated(config) or _fsmt_pair(config)
+    if pair is not None:
+        return Languages(sources=(pair[0],), targets=(pair[1],))
     if hasattr(tokenizer, "src_lang"):
-        return _of_tokenizer(tokenizer, vocab_size, set(default_target_ids))
+        found = _of_tokenizer(tokenizer, vocab_size, set(default_target_ids))
+        if found.sources:
+            return found
     if hasattr(tokenizer, "supported_language_codes"):
         return _of_marian(tokenizer)
-    return _of_prefixes(config.get("task_specific_params") or {})
+    prefixes = _of_prefixes(config.get("task_specific_params") or {})
+    return prefixes if prefixes.targets else _of_target_tokens(config, tokenizer)
 
 
 def _stated(config: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -159,6 +180,13 @@ def _stated(config: Mapping[str, Any]) -> tuple[str, str] | None:
     return source, target
 
 
+def _fsmt_pair(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    langs = config.get("langs")
+    if config.get("model_type") != "fsmt" or not langs:
+        return None
+    return str(langs[0]), str(langs[1])
+
+
 def _of_tokenizer(
     tokenizer: PreTrainedTokenizerBase, vocab_size: int, default_target_ids: set[int | None]
 ) -> Languages:
@@ -174,6 +202,7 @@ def _of_tokenizer(
         targets=codes,
         target_tokens=tokens,
         marks_source=True,
+        starts_target=isinstance(tokenizer, MBartTokenizer | PLBartTokenizer),
         default_target=defaults[0] if len(defaults) == 1 else None,
     )
 
@@ -184,8 +213,11 @@ def _language_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, 
     if get_lang_token is not None:  # M2M100
         yield from ((code, get_lang_token(code)) for code in tokenizer.lang_code_to_id)
         return
-    for token in tokenizer.get_added_vocab():
-        if _LANGUAGE_CODE.fullmatch(token):
+    for token in {*tokenizer.get_added_vocab(), *getattr(tokenizer, "lang_code_to_id", ())}:
+        marked = _MARKED_CODE.fullmatch(token)
+        if marked is not None:  # PLBart, SeamlessM4T
+            yield marked[1], token
+        elif _LANGUAGE_CODE.fullmatch(token):
             yield token, token
 
 
@@ -225,6 +257,17 @@ def _of_prefixes(task_specific_params: Mapping[str, Any]) -> Languages:
     )
 
 
+def _of_target_tokens(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Languages:
+    if config.get("model_type") not in _T5_TYPES:
+        return Languages()
+    markers = {
+        found[1]: token
+        for token in tokenizer.get_vocab()
+        if (found := _TARGET_PIECE.fullmatch(token)) and bcp47_tag(found[1]) is not None
+    }
+    return Languages(targets=tuple(sorted(markers)), target_markers=markers)
+
+
 def _choose(
     name: str, given: str | None, known: tuple[str, ...], *, default: str | None
 ) -> str | None:
@@ -238,48 +281,3 @@ def _choose(
     if code is None:
         raise UnknownLanguageError(name, given, known)
     return code
-
-
-@lru_cache(maxsize=4096)
-def match_language(given: str, known: tuple[str, ...]) -> str | None:
-    """The one of the known codes that means the given language; None where none does.
-
-    A code of the checkpoint itself is taken as it is. Others are compared as BCP 47 tags: `de`
-    and `deu` mean `de_DE`, `deu_Latn` or `__de__`; `zh-TW` means `zho_Hant`, never `zho_Hans`.
-    """
-    by_spelling = {_bare(code).lower(): code for code in known}
-    if given in known:
-        return given
-    if _bare(given).lower() in by_spelling:
-        return by_spelling[_bare(given).lower()]
-    wanted = _tag(given)
-    if wanted is None:
-        return None
-    tags = {tag: code for code in reversed(known) if (tag := _tag(code)) is not None}
-    alike = [tag for tag in tags if _means_same(wanted, tag)]
-    best, distance = langcodes.closest_match(wanted, alike, max_distance=_MAX_DISTANCE)
-    return tags[best] if distance <= _MAX_DISTANCE and best in tags else None
-
-
-def _bare(code: str) -> str:
-    return code.strip("_<>")
-
-
-def _tag(code: str) -> str | None:
-    """A BCP 47 tag; fairseq's `XX` (no territory in particular) is left out."""
-    try:
-        tag = langcodes.standardize_tag(_bare(code).removesuffix("_XX"))
-    except LanguageTagError:
-        return None
-    return tag if langcodes.tag_is_valid(tag) else None
-
-
-def _means_same(wanted: str, known: str) -> bool:
-    """Whether two tags are of one (macro)language: near ones, as `lb` and `de`, are not."""
-    if _macrolanguage(wanted) == _macrolanguage(known):
-        return True
-    return langcodes.tag_distance(wanted, known) <= 1
-
-
-def _macrolanguage(tag: str) -> str | None:
-    return langcodes.Language.get(langcodes.standardize_tag(tag, macro=True)).language

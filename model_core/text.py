@@ -1,10 +1,8 @@
 """Text -> source tokens and parameters of a request; target tokens -> text."""
 
-import copy
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from model_core.checkpoint import TASK_NAMES, Checkpoint
 from model_core.errors import InvalidParameterError, SourceTooLongError
@@ -17,6 +15,7 @@ from model_core.generation import (
 )
 from model_core.languages import LanguagePair
 from model_core.resolve import resolve
+from model_core.tokens import TextTokenizer, needs_target_mode
 
 __all__ = ["Overflow", "PreparedSource", "Task", "TextProcessor"]
 
@@ -48,18 +47,21 @@ class PreparedSource:
 
 
 class TextProcessor:
-    """The tokenizer of one checkpoint, for any number of threads.
-
-    A tokenizer has state (its source language, truncation settings): this one is a copy that
-    nobody else sees, and a lock lets one thread use it at a time.
-    """
+    """The tokenizers of one checkpoint, for any number of threads."""
 
     def __init__(self, checkpoint: Checkpoint, limits: GenerationLimits | None = None) -> None:
         self._checkpoint = checkpoint
         self._limits = limits or GenerationLimits()
-        self._tokenizer: Any = copy.deepcopy(checkpoint.tokenizer)
-        self._first_lang: str | None = getattr(self._tokenizer, "src_lang", None)
-        self._lock = threading.Lock()
+        languages = checkpoint.languages
+        self._source = TextTokenizer(
+            checkpoint.tokenizer,
+            markers={*languages.target_markers.values(), *languages.target_tokens.values()},
+            add_special_tokens=checkpoint.add_special_tokens,
+        )
+        self._target = self._source
+        own = checkpoint.target_tokenizer
+        if own is not checkpoint.tokenizer or needs_target_mode(own):
+            self._target = TextTokenizer(own, add_special_tokens=False, is_target=True)
 
     @property
     def max_source_len(self) -> int:
@@ -77,6 +79,7 @@ class TextProcessor:
         target_lang: str | None = None,
         overrides: GenerationOverrides | None = None,
         overflow: Overflow = "error",
+        target_prefix: str | None = None,
     ) -> PreparedSource:
         """Tokenize a text as its task and languages want it, and resolve its parameters.
 
@@ -87,31 +90,34 @@ class TextProcessor:
             target_lang: Language of the answer.
             overrides: Generation parameters that the request names.
             overflow: What to do with more tokens than `max_source_len`: `error`, or `truncate`,
-                which cuts off the end of the text and keeps the special tokens.
+                which cuts off the end of the text and keeps all else: special tokens, language,
+                prefix.
+            target_prefix: How the answer begins; empty is none.
 
         Raises:
-            InvalidParameterError: The text is blank or no text, or a parameter is out of bounds.
+            InvalidParameterError: A text is blank, has no token or is no text, or a parameter is
+                out of bounds.
             UnknownLanguageError: The checkpoint does not know a language.
             SourceTooLongError: The text is too long, and `overflow` is `error`.
         """
-        _check_text(text)
+        _check_text("text", text)
         pair = self._pair(task, source_lang, target_lang)
         task_name = self._task_name(task, pair)
         defaults = self._defaults(task_name)
         named = (overrides or GenerationOverrides()).over(self._forced_target(pair, defaults))
+        if target_prefix:
+            named = self._with_prefix(target_prefix, named, defaults)
         parameters = resolve(defaults, named, limits=self._limits)
         if parameters.stop_strings:  # made here, so that the engine's thread finds it made
             self._checkpoint.stop_strings.criterion(parameters.stop_strings)
-        prefix = pair.prefix or self._checkpoint.task_prefixes.get(task_name or "", "")
-        source_ids, truncated = self._encode(prefix + text, pair.tokenizer_lang, overflow)
+        lead = pair.prefix or self._checkpoint.task_prefixes.get(task_name or "", "")
+        source_ids, truncated = self._encode(text, lead, pair.tokenizer_lang, overflow)
+        _check_shared_vocabulary(parameters, source_ids, defaults.vocab_size)
         return PreparedSource(source_ids, parameters, truncated, pair.source_lang, pair.target_lang)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens: as `tokenizer.decode` gives it."""
-        with self._lock:
-            text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        assert isinstance(text, str)
-        return text
+        return self._target.decode(token_ids)
 
     def _pair(self, task: Task, source_lang: str | None, target_lang: str | None) -> LanguagePair:
         if task == "summarize" and source_lang is None and target_lang is None:
@@ -137,45 +143,71 @@ class TextProcessor:
         """
         if pair.target_token is None:
             return GenerationOverrides()
-        tokens = self._checkpoint.languages.target_tokens.values()
-        with self._lock:
-            start = self._tokenizer.convert_ids_to_tokens(defaults.decoder_start_token_id)
-            token_id = self._tokenizer.convert_tokens_to_ids(pair.target_token)
-        if start in tokens:
+        token_id = self._source.id_of(pair.target_token)
+        if self._starts_from_language(defaults):
             return GenerationOverrides(decoder_start_token_id=token_id)
         return GenerationOverrides(forced_bos_token_id=token_id)
 
+    def _starts_from_language(self, defaults: GenerationDefaults) -> bool:
+        languages = self._checkpoint.languages
+        tokens = languages.target_tokens.values()
+        if self._source.token_of(defaults.decoder_start_token_id) in tokens:
+            return True
+        forced = defaults.values.forced_bos_token_id
+        forces_language = forced is not None and self._source.token_of(forced) in tokens
+        return languages.starts_target and not forces_language
+
+    def _with_prefix(
+        self, target_prefix: str, named: GenerationOverrides, defaults: GenerationDefaults
+    ) -> GenerationOverrides:
+        """Begin the answer with a text, behind the token that is forced to be the first.
+
+        Where an answer has a beginning, nothing is forced any more: the prefix has to say it.
+        """
+        _check_text("target_prefix", target_prefix)
+        prefix = self._target.encode(target_prefix, field="target_prefix").body
+        _check_ids("target_prefix", prefix, self._target, defaults.vocab_size)
+        forced = named.over(defaults.values).forced_bos_token_id
+        first = () if forced is None else (forced,)
+        return replace(named, target_prefix_ids=(*first, *prefix))
+
     def _encode(
-        self, text: str, tokenizer_lang: str | None, overflow: Overflow
+        self, text: str, lead: str, lang: str | None, overflow: Overflow
     ) -> tuple[tuple[int, ...], bool]:
         """Source tokens, and whether some were cut off."""
+        encoded = self._source.encode(text, lead=lead, lang=lang)
         most = self.max_source_len
-        with self._lock:
-            # Also where no language is named: else the last caller's would stay.
-            wanted = tokenizer_lang or self._first_lang
-            if wanted is not None and self._tokenizer.src_lang != wanted:
-                self._tokenizer.src_lang = wanted
-            source_ids = self._tokenizer(text, verbose=False).input_ids
-            num_tokens = len(source_ids)
-            if num_tokens > most and overflow == "truncate":
-                source_ids = self._tokenizer(text, truncation=True, max_length=most).input_ids
-        if len(source_ids) > most:
-            raise SourceTooLongError(num_tokens, most)
-        self._check_ids(source_ids)
-        return tuple(source_ids), len(source_ids) < num_tokens
-
-    def _check_ids(self, source_ids: Sequence[int]) -> None:
-        known = self._checkpoint.source_vocab_size
-        if max(source_ids, default=0) >= known:
-            with self._lock:
-                token = self._tokenizer.convert_ids_to_tokens(max(source_ids))
-            raise InvalidParameterError("text", token, "tokens that the checkpoint knows")
+        source_ids = encoded.ids(most)
+        truncated = len(source_ids) < len(encoded)
+        if truncated and (overflow == "error" or not source_ids):
+            raise SourceTooLongError(len(encoded), most)
+        _check_ids("text", source_ids, self._source, self._checkpoint.source_vocab_size)
+        return source_ids, truncated
 
 
-def _check_text(text: str) -> None:
+def _check_shared_vocabulary(
+    parameters: GenerationParameters, source_ids: Sequence[int], vocab_size: int
+) -> None:
+    """Parameters that look for source tokens among target tokens need one vocabulary for both."""
+    if max(source_ids) < vocab_size:
+        return
+    expected = "a checkpoint with one vocabulary for sources and targets"
+    for name, neutral in (("encoder_repetition_penalty", 1.0), ("encoder_no_repeat_ngram_size", 0)):
+        value = getattr(parameters, name)
+        if value != neutral:
+            raise InvalidParameterError(name, value, expected)
+
+
+def _check_ids(field: str, ids: Sequence[int], tokenizer: TextTokenizer, vocab_size: int) -> None:
+    if max(ids) >= vocab_size:
+        token = tokenizer.token_of(max(ids))
+        raise InvalidParameterError(field, token, "tokens that the checkpoint knows")
+
+
+def _check_text(field: str, text: str) -> None:
     if not text.strip():
-        raise InvalidParameterError("text", text, "at least one character that is not blank")
+        raise InvalidParameterError(field, text, "at least one character that is not blank")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidParameterError("text", ascii(text[:40]), "well-formed Unicode") from error
+        raise InvalidParameterError(field, ascii(text[:40]), "well-formed Unicode") from error

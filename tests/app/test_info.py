@@ -133,13 +133,18 @@ async def test_info_describes_checkpoints_limits_and_versions() -> None:
     assert info["versions"]["tandem-serve"] == version("tandem-serve")
 
 
+def _translates(model: str, source: str, target: str) -> dict[str, Any]:
+    pair = {"source_languages": [source], "target_languages": [target]}
+    return {"model": model, **pair, "pairs": [pair], "default_target_language": None}
+
+
 async def test_languages_are_those_of_the_translating_checkpoints() -> None:
     async with Backwards().client() as client:
         languages = (await client.get("/languages")).json()
 
     assert languages["models"] == [
-        {"model": "en-de", "source_languages": ["en"], "target_languages": ["de"]},
-        {"model": "de-en", "source_languages": ["de"], "target_languages": ["en"]},
+        _translates("en-de", "en", "de"),
+        _translates("de-en", "de", "en"),
     ]
 
 

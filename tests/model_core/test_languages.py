@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from model_core.errors import CheckpointError, UnknownLanguageError
-from model_core.languages import LanguagePair, Languages, match_language, read_languages
+from model_core.language_tags import match_language
+from model_core.languages import LanguagePair, Languages, read_languages
 from tests import tiny
 
 NLLB = (
