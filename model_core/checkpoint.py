@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from model_core.cross_attention import check_cross_attention
 from model_core.defaults import CheckpointFiles, read_defaults
+from model_core.encoder import GlobalAttention
 from model_core.errors import CheckpointError
 from model_core.generation import GenerationDefaults, Task
 from model_core.languages import Languages, read_languages
@@ -31,7 +32,6 @@ from model_core.tying import tie_decoder_to_encoder
 logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-GlobalAttention = Literal["none", "first"]
 
 _DEVICE = re.compile(r"cpu|cuda(:(\d+))?")
 _HALF_PRECISION = (torch.bfloat16, torch.float16)

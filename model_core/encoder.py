@@ -2,13 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from model_core.attention_mode import AttentionMode
+
 SourceIds = tuple[int, ...]
+GlobalAttention = Literal["none", "first"]
+"""Which source tokens of LED or Longformer attend to all: none, or the first."""
 
 _MAX_PADDING_RATIO = 1.25
 """A source joins a batch if padding it costs at most a quarter more (or a few tokens)."""
@@ -21,13 +25,26 @@ class Encoder:
     Args:
         model: The encoder-decoder as transformers loaded it.
         pad_token_id: Token for padding; some encoders derive positions from it.
+        may_pad: See the attribute.
+        global_attention: See `GlobalAttention`.
 
     Attributes:
         vocab_size: Token ids that it knows.
+        may_pad: Whether sources of unequal length may share a batch.
     """
 
-    def __init__(self, model: PreTrainedModel, pad_token_id: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_token_id: int,
+        *,
+        may_pad: bool = True,
+        global_attention: GlobalAttention = "none",
+    ) -> None:
+        self.may_pad = may_pad
         self._module: Any = model.get_encoder()
+        self._mode = AttentionMode(self._module)
+        self._global_attention = global_attention
         self._projection: Any = getattr(model, "enc_to_dec_proj", None)
         self._device = model.device
         embeddings = self._module.get_input_embeddings()
@@ -37,27 +54,52 @@ class Encoder:
 
     def __call__(self, sources: Sequence[SourceIds]) -> list[Tensor]:
         """Encode one padded batch; each result is [source_len, hidden]."""
-        longest = max(map(len, sources))
-        padded = [[*ids, *[self._pad_token_id] * (longest - len(ids))] for ids in sources]
-        lengths = torch.tensor([len(ids) for ids in sources])
-        mask = (torch.arange(longest) < lengths[:, None]).long()
-        outputs = self._module(
-            input_ids=torch.tensor(padded, device=self._device),
-            attention_mask=mask.to(self._device),
-            return_dict=True,
-        )
-        hidden = outputs.last_hidden_state
+        hidden = self.hidden_states(sources)
         if self._projection is not None:
             hidden = self._projection(hidden)
         return [hidden[row, : len(ids)] for row, ids in enumerate(sources)]
 
+    def hidden_states(self, sources: Sequence[SourceIds]) -> Tensor:
+        """What the encoder itself gives one padded batch, [num_sources, source_len, hidden]."""
+        longest = max(map(len, sources))
+        padded = [[*ids, *[self._pad_token_id] * (longest - len(ids))] for ids in sources]
+        lengths = torch.tensor([len(ids) for ids in sources])
+        mask = (torch.arange(longest) < lengths[:, None]).long()
+        input_ids = torch.tensor(padded, device=self._device)
+        with self._mode.as_loaded(longest):
+            outputs = self._module(
+                input_ids=input_ids,
+                attention_mask=mask.to(self._device),
+                return_dict=True,
+                **global_attention_arguments(input_ids, self._global_attention),
+            )
+        hidden: Tensor = outputs.last_hidden_state
+        return hidden
 
-def batch_by_length(sources: Sequence[SourceIds]) -> list[list[SourceIds]]:
-    """Split sources into batches of similar length, so that little is spent on padding."""
+
+def global_attention_arguments(
+    input_ids: Tensor, global_attention: GlobalAttention
+) -> dict[str, Tensor]:
+    """What an encoder, or `generate()`, gets besides sources `[num_sources, source_len]`."""
+    if global_attention == "none":
+        return {}
+    mask = torch.zeros_like(input_ids)
+    mask[:, 0] = 1
+    return {"global_attention_mask": mask}
+
+
+def batch_by_length(sources: Sequence[SourceIds], *, may_pad: bool = True) -> list[list[SourceIds]]:
+    """Split sources into batches of similar length, so that little is spent on padding.
+
+    Args:
+        sources: In any order.
+        may_pad: Otherwise lengths in a batch are equal.
+    """
     batches: list[list[SourceIds]] = []
     for ids in sorted(sources, key=len):
         shortest = len(batches[-1][0]) if batches else 0
-        if batches and len(ids) <= shortest * _MAX_PADDING_RATIO + _FREE_PADDING:
+        longest = shortest * _MAX_PADDING_RATIO + _FREE_PADDING if may_pad else shortest
+        if batches and len(ids) <= longest:
             batches[-1].append(ids)
         else:
             batches.append([ids])

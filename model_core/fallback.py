@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
+from model_core.attention_mode import AttentionMode
+from model_core.encoder import GlobalAttention, global_attention_arguments
 from model_core.generation import GenerationParameters
 from model_core.library import cut_target, generate_arguments, seeded
 from model_core.request import Hypothesis, Output, Request, finish_reason
 from model_core.runner import EncodeReport, StepReport
 from model_core.stopping import StopStrings
+
+MAX_BATCH_SIZE = 8
+_UNFINISHED = -1e8
+"""A score below it marks a row that never finished; the library gives those -1e9."""
 
 _Key = tuple[GenerationParameters, int | None]
 
@@ -35,7 +41,8 @@ class GenerateRunner:
         pad_token_id: int,
         *,
         is_padding_invariant: bool = False,
-        max_batch_size: int = 8,
+        max_batch_size: int = MAX_BATCH_SIZE,
+        global_attention: GlobalAttention = "none",
         stop_strings: StopStrings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -46,6 +53,7 @@ class GenerateRunner:
             pad_token_id: Fills sources up to the longest of a micro-batch.
             is_padding_invariant: Whether padding a source leaves its encoder outputs as they are.
             max_batch_size: Requests of one `generate()` call.
+            global_attention: Which source tokens of LED attend to all.
             stop_strings: The checkpoint's; None where no request has any.
             clock: The engine's; deadlines are on it.
         """
@@ -53,6 +61,8 @@ class GenerateRunner:
         self._pad_token_id = pad_token_id
         self._is_padding_invariant = is_padding_invariant
         self._max_batch_size = max_batch_size
+        self._global_attention = global_attention
+        self._mode = AttentionMode(model.get_encoder())
         self._stop_strings = stop_strings
         self._clock = clock
         self._admitted: dict[Request, None] = {}  # a set that keeps the order of admission
@@ -108,9 +118,11 @@ class GenerateRunner:
     def _generate(self, batch: list[Request], stop_abandoned: StoppingCriteria) -> list[Output]:
         parameters = batch[0].parameters
         step_scores = _StepScores(parameters)
-        with seeded(parameters, self._model.device):
+        inputs = self._padded(batch)
+        source_len = inputs["input_ids"].shape[1]
+        with seeded(parameters, self._model.device), self._mode.as_loaded(source_len):
             result: Any = self._model.generate(  # type: ignore[operator]
-                **self._padded(batch),
+                **inputs,
                 **self._arguments(parameters, len(batch)),
                 stopping_criteria=StoppingCriteriaList([stop_abandoned, step_scores]),
                 return_dict_in_generate=True,
@@ -130,9 +142,10 @@ class GenerateRunner:
             for target, score in zip(targets, scores, strict=True)
         ]
         each = parameters.num_return_sequences
+        slices = [hypotheses[row * each : (row + 1) * each] for row in range(len(batch))]
         return [
-            Output.of(request, tuple(hypotheses[row * each : (row + 1) * each]))
-            for row, request in enumerate(batch)
+            Output.of(request, (rows[0], *(row for row in rows[1:] if row.score > _UNFINISHED)))
+            for request, rows in zip(batch, slices, strict=True)
         ]
 
     def _arguments(self, parameters: GenerationParameters, num_sources: int) -> dict[str, Any]:
@@ -142,7 +155,7 @@ class GenerateRunner:
         )
 
     def _padded(self, batch: list[Request]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask`, both [batch, source_len]."""
+        """`input_ids`, `attention_mask`, and the mask of global attention: [batch, source_len]."""
         source_len = max(request.source_len for request in batch)
         input_ids = torch.full((len(batch), source_len), self._pad_token_id)
         attention_mask = torch.zeros_like(input_ids)
@@ -150,7 +163,12 @@ class GenerateRunner:
             input_ids[row, : request.source_len] = torch.tensor(request.source_ids)
             attention_mask[row, : request.source_len] = 1
         device = self._model.device
-        return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+        input_ids = input_ids.to(device)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask.to(device),
+            **global_attention_arguments(input_ids, self._global_attention),
+        }
 
 
 class _StopAbandoned(StoppingCriteria):

@@ -99,7 +99,7 @@ class LeanRunner:
                 encoded[source_ids] = cached
         missing = list({source_ids for source_ids in sources if source_ids not in encoded})
         padded_tokens = 0
-        for batch in batch_by_length(missing):
+        for batch in batch_by_length(missing, may_pad=self._encoder.may_pad):
             padded_tokens += len(batch) * len(batch[-1])
             for source_ids, outputs in zip(batch, self._encoder(batch), strict=True):
                 encoded[source_ids] = outputs

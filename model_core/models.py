@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from model_core.batching import may_pad, shares_experts
 from model_core.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
 from model_core.encoder import Encoder
 from model_core.engine import Engine
-from model_core.fallback import GenerateRunner
+from model_core.fallback import MAX_BATCH_SIZE, GenerateRunner
 from model_core.families import find_family
 from model_core.generation import GenerationLimits
 from model_core.lean import LeanRunner
@@ -19,7 +20,7 @@ from model_core.observer import EngineObserver
 from model_core.request import Output
 from model_core.runner import ModelRunner
 from model_core.scheduler import EngineLimits
-from model_core.self_check import check_decoder
+from model_core.self_check import check_decoder, is_padding_harmless
 from model_core.text import PreparedSource, TextProcessor
 
 _logger = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def make_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> tupl
         family, build = found
         with torch.no_grad():
             decoder = build(checkpoint.model)
-        encoder = Encoder(checkpoint.model, pad_token_id)
+        encoder = _make_encoder(checkpoint)
         check = check_decoder(
             checkpoint.model,
             decoder,
@@ -201,5 +202,30 @@ def make_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> tupl
             f"more than {check.tolerance:.0e}"
         )
     _logger.warning("%s is served through generate(), slower: %s", checkpoint.name, reason)
-    runner = GenerateRunner(checkpoint.model, pad_token_id, stop_strings=checkpoint.stop_strings)
-    return GENERATE, runner
+    return GENERATE, _make_generate_runner(checkpoint)
+
+
+def _make_encoder(checkpoint: Checkpoint) -> Encoder:
+    pad_token_id = checkpoint.defaults.pad_token_id
+    encoder = Encoder(
+        checkpoint.model,
+        pad_token_id,
+        may_pad=may_pad(checkpoint.model),
+        global_attention=checkpoint.global_attention,
+    )
+    if encoder.may_pad and not is_padding_harmless(encoder, pad_token_id):
+        _logger.warning("%s: its encoder feels padding; sources are not padded", checkpoint.name)
+        encoder.may_pad = False
+    return encoder
+
+
+def _make_generate_runner(checkpoint: Checkpoint) -> GenerateRunner:
+    model = checkpoint.model
+    return GenerateRunner(
+        model,
+        checkpoint.defaults.pad_token_id,
+        is_padding_invariant=may_pad(model),
+        max_batch_size=1 if shares_experts(model) else MAX_BATCH_SIZE,
+        global_attention=checkpoint.global_attention,
+        stop_strings=checkpoint.stop_strings,
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -115,7 +116,7 @@ def check_decoder(
         max_length=NUM_STEPS + 1,
         num_beams=_NUM_BEAMS,
     )
-    reference = _Reference(model, encoder, sources, pad_token_id)
+    reference = _Reference(model, encoder, sources)
     differences, scales = [], []
     for step in range(NUM_STEPS):
         if step < len(sources):
@@ -132,6 +133,17 @@ def check_decoder(
     return SelfCheck(difference, TOLERANCES[decoder.cache_layout.dtype])
 
 
+@torch.inference_mode()
+def is_padding_harmless(encoder: Encoder, pad_token_id: int) -> bool:
+    """Whether an encoder gives random sources the same outputs alone and in a padded batch."""
+    sources = _random_sources([ids for ids in range(encoder.vocab_size) if ids != pad_token_id])
+    alone = [encoder([source])[0] for source in sources]
+    pairs = list(zip(encoder(sources), alone, strict=True))
+    difference = torch.stack([(batched - single).abs().max() for batched, single in pairs]).max()
+    scale = torch.stack([single.abs().max() for single in alone]).max()
+    return bool(difference <= TOLERANCES[scale.dtype] * scale)
+
+
 def _random_sources(token_ids: Sequence[int]) -> list[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(_SEED)
     return [
@@ -141,35 +153,26 @@ def _random_sources(token_ids: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 class _Reference:
-    """Logits by the library's own forward, all sources in one padded batch.
+    """Logits by the library's own forward, all sources in one batch.
 
     Targets go through it as in `generate()`, token by token with its cache: where positions depend
     on pad tokens (RoBERTa, M2M100), a forward over a whole target gives other logits.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        encoder: Encoder,
-        sources: Sequence[tuple[int, ...]],
-        pad_token_id: int,
+        self, model: PreTrainedModel, encoder: Encoder, sources: Sequence[tuple[int, ...]]
     ) -> None:
         self._model: Any = model
-        pad = min(pad_token_id, encoder.vocab_size - 1)
-        longest = max(map(len, sources))
-        padded = [[*ids, *[pad] * (longest - len(ids))] for ids in sources]
-        mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in sources]
-        self._mask = torch.tensor(mask, device=model.device)
-        self._encoded = self._model.get_encoder()(
-            input_ids=torch.tensor(padded, device=model.device),
-            attention_mask=self._mask,
-            return_dict=True,
-        ).last_hidden_state
+        # Each alone: not every encoder may see padding.
+        encoded = [encoder.hidden_states([ids])[0] for ids in sources]
+        masks = [torch.ones(len(ids), dtype=torch.long, device=model.device) for ids in sources]
+        self._encoded = pad_sequence(encoded, batch_first=True)
+        self._mask = pad_sequence(masks, batch_first=True)
 
     def logits(self, targets: Sequence[Tensor]) -> Tensor:
         """Logits after each target; [num_beams, target_len] each -> [rows, vocab], float32."""
         rows = [row for target in targets for row in target]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        padded = pad_sequence(rows, batch_first=True)
         sources = torch.arange(len(targets)).repeat_interleave(_NUM_BEAMS).to(self._mask.device)
         encoded = BaseModelOutput(last_hidden_state=self._encoded[sources])
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())

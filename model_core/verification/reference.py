@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from model_core.attention_mode import AttentionMode
+from model_core.encoder import GlobalAttention, global_attention_arguments
 from model_core.generation import GenerationParameters
 from model_core.library import cut_target, seeded
 from model_core.request import FinishReason, Hypothesis
@@ -26,12 +28,14 @@ class Asked:
         source_ids: Encoder-side tokens.
         parameters: Fully resolved.
         stop_strings: The checkpoint's; None where the parameters have none.
+        global_attention: Of the checkpoint.
     """
 
     model: PreTrainedModel
     source_ids: tuple[int, ...]
     parameters: GenerationParameters
     stop_strings: StopStrings | None = None
+    global_attention: GlobalAttention = "none"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,13 +85,14 @@ def generate_alone(
     source_ids: Sequence[int],
     parameters: GenerationParameters,
     stop_strings: StopStrings | None = None,
+    global_attention: GlobalAttention = "none",
 ) -> Reference:
     """The answer of `generate()` to one request, in a batch of its own.
 
     Drawn tokens are those that the library draws with the seed of the request. The lean decoder
     draws others, from the same distribution.
     """
-    asked = Asked(model, tuple(source_ids), parameters, stop_strings)
+    asked = Asked(model, tuple(source_ids), parameters, stop_strings, global_attention)
     return Reference(asked, _hypotheses(_generate(asked), asked))
 
 
@@ -144,10 +149,12 @@ def _generate(asked: Asked, **extra: object) -> Any:
     if asked.stop_strings is not None:
         arguments["tokenizer"] = asked.stop_strings.tokenizer
     generate: Any = asked.model.generate
-    with seeded(parameters, device):
+    mode = AttentionMode(asked.model.get_encoder())
+    with seeded(parameters, device), mode.as_loaded(len(asked.source_ids)):
         return generate(
             input_ids=source,
             attention_mask=torch.ones_like(source),
+            **global_attention_arguments(source, asked.global_attention),
             **arguments,
             **extra,
             return_dict_in_generate=True,

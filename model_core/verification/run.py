@@ -167,7 +167,13 @@ def _ask_generate(
 def _ask_alone(model: ServedModel, source: PreparedSource) -> Reference:
     checkpoint, parameters = model.checkpoint, source.parameters
     stop_strings = StopStrings(checkpoint.tokenizer) if parameters.stop_strings else None
-    return generate_alone(checkpoint.model, source.source_ids, parameters, stop_strings)
+    return generate_alone(
+        checkpoint.model,
+        source.source_ids,
+        parameters,
+        stop_strings,
+        checkpoint.global_attention,
+    )
 
 
 def _ask_engine(

@@ -174,7 +174,24 @@ def _switch() -> PreTrainedModel:
     model = SwitchTransformersForConditionalGeneration(
         SwitchTransformersConfig(**sizes, num_experts=NUM_EXPERTS, expert_capacity=4)
     )
-    return finish(model, Spread(), _t5_like_defaults())
+    return finish(
+        model,
+        Spread(
+            seed=371,
+            token=0.3,
+            position=1.5,
+            query=3,
+            value=2,
+            cross=0.7,
+            feed_forward=3,
+            bias=0.3,
+            head=2,
+            sharpness=3,
+            eos=1.4,
+            eos_bias=-1,
+        ),
+        _t5_like_defaults(),
+    )
 
 
 def _t5_like_defaults(**defaults: Any) -> Any:
@@ -282,12 +299,46 @@ def _seamless_defaults() -> Any:
 
 def _seamless_m4t() -> PreTrainedModel:
     model = SeamlessM4TForTextToText(SeamlessM4TConfig(**_seamless_sizes()))
-    return finish(model, Spread(), _seamless_defaults())
+    return finish(
+        model,
+        Spread(
+            seed=339,
+            token=0.2,
+            position=2,
+            query=4,
+            value=1,
+            cross=1,
+            feed_forward=4,
+            bias=0.2,
+            head=3,
+            sharpness=3,
+            eos=2.6,
+            eos_bias=0,
+        ),
+        _seamless_defaults(),
+    )
 
 
 def _seamless_m4t_v2() -> PreTrainedModel:
     model = SeamlessM4Tv2ForTextToText(SeamlessM4Tv2Config(**_seamless_sizes()))
-    return finish(model, Spread(), _seamless_defaults())
+    return finish(
+        model,
+        Spread(
+            seed=339,
+            token=0.2,
+            position=2,
+            query=4,
+            value=1,
+            cross=1,
+            feed_forward=4,
+            bias=0.2,
+            head=3,
+            sharpness=3,
+            eos=2.6,
+            eos_bias=0,
+        ),
+        _seamless_defaults(),
+    )
 
 
 def _gpt2() -> PreTrainedModel:
