@@ -30,6 +30,7 @@ def check_cross_attention(model: PreTrainedModel) -> None:
                 input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
                 encoder_hidden_states=source.to(model.device, model.dtype),
                 use_cache=False,
+                return_dict=True,  # else as the configuration says
             ).logits
             for source in sources
         ]

@@ -90,7 +90,7 @@ def _merges_of(tokenizer: Tokenizer) -> tuple[dict[str, int], list[Any]]:
 
 
 @cache
-def _word_pieces() -> dict[str, int]:
+def word_pieces() -> dict[str, int]:
     """Special tokens, characters and frequent words: the library's trainer varies with the run."""
     words = re.findall(r"\w+|[^\w\s]", " ".join(SENTENCES).lower())
     characters = sorted(set("".join(words)))
@@ -114,7 +114,7 @@ def _metaspace_bpe(size: int, *special_tokens: str) -> tuple[dict[str, int], lis
 
 
 @cache
-def _sentencepiece_model(size: int, **special: int) -> bytes:
+def sentencepiece_model(size: int, **special: int) -> bytes:
     model = BytesIO()
     ids: dict[str, Any] = {f"{name}_id": token_id for name, token_id in special.items()}
     sentencepiece.SentencePieceTrainer.train(
@@ -134,7 +134,7 @@ def _sentencepiece_model(size: int, **special: int) -> bytes:
 def _unigram(size: int) -> tuple[tuple[str, float], ...]:
     """Pieces with log-probabilities, special tokens apart."""
     processor = sentencepiece.SentencePieceProcessor(
-        model_proto=_sentencepiece_model(size + 1, unk=0, bos=-1, eos=-1, pad=-1)
+        model_proto=sentencepiece_model(size + 1, unk=0, bos=-1, eos=-1, pad=-1)
     )
     ids = range(1, processor.GetPieceSize())
     return tuple((processor.IdToPiece(index), processor.GetScore(index)) for index in ids)
@@ -146,7 +146,7 @@ def _pieces_of(model: bytes) -> list[str]:
 
 
 def _bert_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
-    return BertTokenizer(vocab=_word_pieces(), model_max_length=MAX_POSITIONS)
+    return BertTokenizer(vocab=word_pieces(), model_max_length=MAX_POSITIONS)
 
 
 def _bart_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
@@ -211,12 +211,12 @@ def _pegasus_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
 
 def _bert_generation_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     path = folder / "spiece.model"
-    path.write_bytes(_sentencepiece_model(VOCAB - 1, pad=0, eos=1, bos=2, unk=3))
+    path.write_bytes(sentencepiece_model(VOCAB - 1, pad=0, eos=1, bos=2, unk=3))
     return BertGenerationTokenizer(vocab_file=str(path), model_max_length=MAX_POSITIONS)
 
 
 def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    model = _sentencepiece_model(VOCAB - 1, unk=1, bos=-1, eos=0, pad=-1)
+    model = sentencepiece_model(VOCAB - 1, unk=1, bos=-1, eos=0, pad=-1)
     pieces = _pieces_of(model)
     vocab = {piece: index for index, piece in enumerate(pieces)} | {"<pad>": VOCAB - 1}
     (folder / "source.spm").write_bytes(model)
@@ -233,7 +233,7 @@ def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _m2m100_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    model = _sentencepiece_model(92, unk=3, bos=0, eos=2, pad=1)
+    model = sentencepiece_model(92, unk=3, bos=0, eos=2, pad=1)
     pieces = _pieces_of(model)
     (folder / "sentencepiece.bpe.model").write_bytes(model)
     vocab = {piece: index for index, piece in enumerate(pieces)}
@@ -276,7 +276,7 @@ def _mvp_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
 
 def _plbart_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     path = folder / "sentencepiece.bpe.model"
-    path.write_bytes(_sentencepiece_model(VOCAB - 5, unk=0, bos=1, eos=2, pad=-1))
+    path.write_bytes(sentencepiece_model(VOCAB - 5, unk=0, bos=1, eos=2, pad=-1))
     return PLBartTokenizer(
         str(path), src_lang="en_XX", tgt_lang="python", model_max_length=MAX_POSITIONS
     )
