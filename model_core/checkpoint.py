@@ -214,7 +214,11 @@ class _Loader:
         ):
             return
         model_type = config.get("model_type")
-        if model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        # The list names models that write text from audio, too: those are decoder-only.
+        if (
+            model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+            or not AutoConfig.for_model(str(model_type)).is_encoder_decoder
+        ):
             found = (
                 f"the architecture {model_type!r} ({', '.join(config.get('architectures') or [])})"
             )
@@ -358,7 +362,10 @@ def _vocab_size(model: PreTrainedModel) -> int:
 
 
 def _source_vocab_size(model: PreTrainedModel) -> int:
-    embeddings = model.get_encoder().get_input_embeddings()
+    encoder = model.get_encoder()
+    # FSMT's encoder is a bare module.
+    embedded = encoder if isinstance(encoder, PreTrainedModel) else model
+    embeddings = embedded.get_input_embeddings()
     return embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else _vocab_size(model)
 
 

@@ -11,14 +11,12 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from model_core.attention_mode import AttentionMode
 from model_core.encoder import GlobalAttention, global_attention_arguments
 from model_core.generation import GenerationParameters
-from model_core.library import cut_target, generate_arguments, seeded
+from model_core.library import NEVER_FINISHED, cut_target, generate_arguments, seeded
 from model_core.request import Hypothesis, Output, Request, finish_reason
 from model_core.runner import EncodeReport, StepReport
 from model_core.stopping import StopStrings
 
 MAX_BATCH_SIZE = 8
-_UNFINISHED = -1e8
-"""A score below it marks a row that never finished; the library gives those -1e9."""
 
 _Key = tuple[GenerationParameters, int | None]
 
@@ -144,7 +142,7 @@ class GenerateRunner:
         each = parameters.num_return_sequences
         slices = [hypotheses[row * each : (row + 1) * each] for row in range(len(batch))]
         return [
-            Output.of(request, (rows[0], *(row for row in rows[1:] if row.score > _UNFINISHED)))
+            Output.of(request, (rows[0], *(row for row in rows[1:] if row.score > NEVER_FINISHED)))
             for request, rows in zip(batch, slices, strict=True)
         ]
 

@@ -11,6 +11,13 @@ from transformers import PreTrainedTokenizerBase, StopStringCriteria
 from model_core.generation import GenerationParameters
 from model_core.stopping import stops
 
+NEVER_FINISHED = -9e8
+"""Rows that never finished have scores below it.
+
+Where a beam search ends with fewer finished hypotheses than asked for, transformers fills up with
+such rows, at -1e9; we leave them out.
+"""
+
 _seeding = threading.Lock()  # the library draws from the process's one generator
 
 

@@ -3,18 +3,12 @@
 import math
 from dataclasses import dataclass
 
+from model_core.library import NEVER_FINISHED
 from model_core.request import Hypothesis, Output
 from model_core.verification.reference import Reference
 
 SCORE_TOLERANCE = 1e-4
 """Largest deviation of a score, `|ours - theirs| / (1 + |theirs|)`, in float32."""
-
-NEVER_FINISHED = -9e8
-"""Rows that never finished have scores below it.
-
-Where a search ends with fewer finished hypotheses than asked for, transformers fills up with such
-rows, at -1e9; we leave them out.
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,15 @@
+import random
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_core.batching import may_pad
 from model_core.encoder import Encoder, EncoderOutputCache, batch_by_length
+from model_core.self_check import is_padding_harmless
+from tests import tiny
 from tests.lean import load_lean
 
 
@@ -60,3 +67,41 @@ def test_cache_never_holds_more_than_its_bound(puts: list[tuple[int, int]], boun
         assert cache.num_bytes <= bound
     held = {(key,): found for key in range(7) if (found := cache.get((key,))) is not None}
     assert sum(each.nbytes for each in held.values()) == cache.num_bytes
+
+
+@pytest.mark.parametrize("name", tiny.LEAN_ARCHITECTURES)
+@torch.inference_mode()
+def test_what_may_share_a_batch_gets_the_outputs_that_it_gets_alone(name: str) -> None:
+    model = tiny.LEAN_ARCHITECTURES[name]().double()
+    pad_token_id = load_lean(name).defaults.pad_token_id
+    encoder = Encoder(model, pad_token_id, may_pad=may_pad(model))
+    rng = random.Random(name)
+    lengths = [3, 3, 6, 11, 14, 15, 15, 17, 24, 24, 40, 50]
+    known = min(encoder.vocab_size, tiny.VOCAB)
+    choices = [token for token in range(known) if token != pad_token_id]
+    sources = [tuple(rng.choices(choices, k=length)) for length in lengths]
+    for batch in [sources] if encoder.may_pad else batch_by_length(sources, may_pad=False):
+        for source, outputs in zip(batch, encoder(batch), strict=True):
+            torch.testing.assert_close(outputs, encoder([source])[0], rtol=1e-9, atol=1e-9)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+def test_batches_for_an_encoder_that_feels_padding_have_one_length(lengths: list[int]) -> None:
+    sources = [(number,) * length for number, length in enumerate(lengths)]
+    batches = batch_by_length(sources, may_pad=False)
+    assert sorted(source for batch in batches for source in batch) == sorted(sources)
+    assert all(len({len(source) for source in batch}) == 1 for batch in batches)
+
+
+def test_an_encoder_that_looks_at_padding_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.LEAN_ARCHITECTURES["bart"]()
+    encoder = Encoder(model, 1)
+    assert is_padding_harmless(encoder, 1)
+    module = model.get_encoder()
+    forward = module.forward
+
+    def blind(**arguments: Any) -> Any:
+        return forward(**arguments | {"attention_mask": torch.ones_like(arguments["input_ids"])})
+
+    monkeypatch.setattr(module, "forward", blind)
+    assert not is_padding_harmless(encoder, 1)

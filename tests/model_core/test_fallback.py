@@ -5,13 +5,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from model_core.batching import may_pad, shares_experts
 from model_core.engine import Engine
-from model_core.fallback import GenerateRunner
+from model_core.fallback import MAX_BATCH_SIZE, GenerateRunner
 from model_core.generation import GenerationParameters
 from model_core.request import Output, Request, RequestStatus, finish_reason
 from model_core.scheduler import EngineLimits
 from tests.model_core.fakes import Clock
-from tests.tiny import TINY_ARCHITECTURES, answer_of, random_sources
+from tests.parity import assert_same, generate_alone
+from tests.tiny import FALLBACK_ARCHITECTURES, TINY_ARCHITECTURES, answer_of, random_sources
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -116,6 +118,46 @@ def scores_of(
     generated_len = len(answers[0])
     total = transitions[0, :generated_len].sum().item()
     return [total / generated_len**parameters.length_penalty]
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+@pytest.mark.parametrize("name", FALLBACK_ARCHITECTURES)
+def test_every_architecture_gives_what_generate_gives_one_by_one(name: str, num_beams: int) -> None:
+    model = FALLBACK_ARCHITECTURES[name]()
+    parameters = parameters_of(model, num_beams=num_beams)
+    runner = GenerateRunner(
+        model,
+        parameters.pad_token_id,
+        is_padding_invariant=may_pad(model),
+        max_batch_size=1 if shares_experts(model) else MAX_BATCH_SIZE,
+    )
+    requests = requests_for(parameters, 6)
+    outputs = run(runner, requests)
+    for request in requests:
+        assert_same(outputs[request], generate_alone(model, request.source_ids, parameters))
+    assert len({output.best.token_ids for output in outputs.values()}) >= 3
+
+
+def test_experts_with_a_capacity_answer_otherwise_in_a_batch() -> None:
+    model = FALLBACK_ARCHITECTURES["nllb-moe"]()
+    parameters = parameters_of(model)
+    (eos,) = parameters.eos_token_ids
+    sources = random_sources(8, min_len=9, max_len=9, eos=eos)
+    requests = [Request(str(number), source, parameters) for number, source in enumerate(sources)]
+    alone = run(GenerateRunner(model, parameters.pad_token_id, max_batch_size=1), requests)
+    together = run(GenerateRunner(model, parameters.pad_token_id), requests)
+    assert any(alone[each].best.token_ids != together[each].best.token_ids for each in requests)
+
+
+def test_rows_that_never_finished_are_left_out(bart: PreTrainedModel) -> None:
+    eos = bart.generation_config.eos_token_id
+    parameters = parameters_of(
+        bart, max_length=2, num_beams=4, num_return_sequences=4, forced_eos_token_ids=(eos,)
+    )
+    (request,) = requests_for(parameters, 1)
+    output = run(GenerateRunner(bart, parameters.pad_token_id), [request])[request]
+    assert len(generated_alone(bart, request).sequences) == 4
+    assert [each.token_ids for each in output.hypotheses] == [(eos,)]
 
 
 @pytest.fixture
