@@ -1,5 +1,6 @@
 """Loaded checkpoints behind one API, whichever way their tokens are made."""
 
+import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from model_core.batching import may_pad, shares_experts
 from model_core.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
 from model_core.encoder import Encoder
 from model_core.engine import Engine
+from model_core.errors import CheckpointError
 from model_core.fallback import MAX_BATCH_SIZE, GenerateRunner
 from model_core.families import find_family
 from model_core.generation import GenerationLimits
@@ -172,6 +174,7 @@ def make_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> tupl
     A checkpoint whose architecture has no family, whose own defaults ask for something that the
     lean search lacks, or that fails the self-check, goes through `generate()`.
     """
+    _check_global_attention(checkpoint)
     pad_token_id = checkpoint.defaults.pad_token_id
     reason = "its architecture has no lean decoder"
     found = find_family(checkpoint.model)
@@ -203,6 +206,16 @@ def make_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> tupl
         )
     _logger.warning("%s is served through generate(), slower: %s", checkpoint.name, reason)
     return GENERATE, _make_generate_runner(checkpoint)
+
+
+def _check_global_attention(checkpoint: Checkpoint) -> None:
+    encoder = checkpoint.model.get_encoder()
+    known = inspect.signature(encoder.forward).parameters
+    if checkpoint.global_attention != "none" and "global_attention_mask" not in known:
+        raise CheckpointError(
+            f"{checkpoint.name}: global_attention is {checkpoint.global_attention!r}: expected an "
+            f"encoder that has global attention (LED, Longformer), found {type(encoder).__name__}"
+        )
 
 
 def _make_encoder(checkpoint: Checkpoint) -> Encoder:

@@ -11,6 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from model_core.checkpoint import CheckpointOptions
 from model_core.encoder import GlobalAttention
 from model_core.engine import Engine
+from model_core.errors import CheckpointError
 from model_core.generation import GenerationLimits, GenerationParameters
 from model_core.models import ModelSource, ServedModel, load_models
 from model_core.request import Output
@@ -91,6 +92,12 @@ def test_global_attention_of_led_is_a_setting(tmp_path: Path) -> None:
             )
             assert list(output.best.token_ids) == expected[0, 1:].tolist()
     assert found["none"] != found["first"]
+
+
+def test_global_attention_of_an_encoder_that_has_none_is_refused(tmp_path: Path) -> None:
+    folder = tiny.build_tiny_checkpoint("bart", tmp_path)
+    with pytest.raises(CheckpointError, match=r"global_attention is 'first'.*found BartEncoder"):
+        load(folder, "first")
 
 
 def test_a_t5_with_more_decoder_than_encoder_layers_is_decoded() -> None:
