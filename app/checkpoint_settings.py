@@ -81,8 +81,8 @@ class CheckpointSettings(BaseModel):
             raise ValueError("expected source_lang and target_lang together, found one of them")
         return self
 
-    def options(self, base: CheckpointOptions) -> CheckpointOptions:
-        """These settings over the server's."""
+    def options(self, base: CheckpointOptions, file: str) -> CheckpointOptions:
+        """These settings, written in a file, over the server's."""
         languages = None
         if self.source_lang is not None and self.target_lang is not None:
             languages = (self.source_lang, self.target_lang)
@@ -97,6 +97,7 @@ class CheckpointSettings(BaseModel):
             add_special_tokens=self.add_special_tokens,
             languages=languages,
             generation=self.generation,
+            generation_from=file,
             global_attention=self.global_attention,
         )
 

@@ -40,7 +40,7 @@ def open_service(settings: Settings, *, is_partial: bool = False) -> TextService
     own_settings = read_checkpoint_settings(settings.checkpoints_file)
     if not is_partial:
         check_names(settings.checkpoints_file, own_settings, sources)
-    sources = with_settings(sources, own_settings, options)
+    sources = with_settings(sources, own_settings, options, settings.checkpoints_file)
     loaded = load_models(
         sources.values(),
         options,
@@ -93,13 +93,14 @@ def with_settings(
     sources: Mapping[str, ModelSource],
     settings: Mapping[str, CheckpointSettings],
     options: CheckpointOptions,
+    file: str,
 ) -> dict[str, ModelSource]:
     """The same sources, each with its own settings over those of the server."""
     return {
         given: replace(
             source,
             revision=settings[given].revision or source.revision,
-            options=settings[given].options(options),
+            options=settings[given].options(options, file),
         )
         if given in settings
         else source

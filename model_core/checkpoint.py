@@ -56,6 +56,7 @@ class CheckpointOptions:
         add_special_tokens: Whether the tokenizer adds its special tokens to a source.
         languages: Source and target language, where the files do not say.
         generation: Generation defaults that go before the checkpoint's own.
+        generation_from: Where the operator wrote them, for errors.
         tie_encoder_decoder: Whether the decoder shares the encoder's weights; None: as
             `config.json` says.
         global_attention: Which source tokens of LED attend to all: none, or the first.
@@ -72,6 +73,7 @@ class CheckpointOptions:
     add_special_tokens: bool = True
     languages: tuple[str, str] | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
+    generation_from: str = "options"
     tie_encoder_decoder: bool | None = None
     global_attention: GlobalAttention = "none"
 
@@ -163,6 +165,7 @@ class _Loader:
                 config=config,
                 generation_config=self._files.json("generation_config.json"),
                 options=self._options.generation,
+                options_name=self._options.generation_from,
             )
             max_target_len = _max_len(_stack(model, "decoder"), model_config, "decoder")
             defaults = read_defaults(

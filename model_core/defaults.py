@@ -80,11 +80,13 @@ class CheckpointFiles:
         config: `config.json`, raw: transformers drops its legacy generation keys on loading.
         generation_config: `generation_config.json`, empty where there is none.
         options: What the operator lays over both.
+        options_name: Where the operator wrote that, for errors.
     """
 
     config: Names
     generation_config: Names
     options: Names = field(default_factory=dict)
+    options_name: str = "options"
 
     @property
     def layers(self) -> tuple[Names, Names]:
@@ -117,7 +119,7 @@ def read_defaults(
     Raises:
         CheckpointError: A value makes no sense, or no token starts an answer.
     """
-    _check_options(files.options, vocab_size)
+    _check_options(files, vocab_size)
     first, last = files.layers
     merged = _with_special_tokens(_over(first, last), model_config)
     by_task = {
@@ -136,14 +138,14 @@ def read_defaults(
         max_target_len=max_target_len,
         unserved=tuple(unserved),
     )
-    _check(defaults, files.options)
+    _check(defaults, files)
     return defaults
 
 
-def _check_options(options: Names, vocab_size: int) -> None:
+def _check_options(files: CheckpointFiles, vocab_size: int) -> None:
     """Check names, and the values that `resolve` does not see; it checks the others."""
     known = (*_SERVED, *_SPECIAL_TOKENS)
-    for name, value in options.items():
+    for name, value in files.options.items():
         expected = None
         if name not in known:
             expected = f"one of {', '.join(sorted(known))}"
@@ -153,18 +155,18 @@ def _check_options(options: Names, vocab_size: int) -> None:
                 expected = f"a token id from 0 to {vocab_size - 1}"
         if expected is not None:
             raise CheckpointError(
-                f"the setting generation.{name} is {value!r}: expected {expected}"
+                f"{files.options_name}: generation.{name} is {value!r}: expected {expected}"
             )
 
 
-def _check(defaults: GenerationDefaults, options: Names) -> None:
+def _check(defaults: GenerationDefaults, files: CheckpointFiles) -> None:
     no_limits = GenerationLimits(max_num_beams=1 << 30, max_target_len=1 << 30)
     for name in ("", *(name for name, _ in defaults.task_values)):
         try:
             resolve(defaults.for_task(name), GenerationOverrides(), limits=no_limits)
         except InvalidParameterError as error:
-            if error.field in options:
-                raise CheckpointError(f"the setting generation.{error}") from error
+            if error.field in files.options:
+                raise CheckpointError(f"{files.options_name}: generation.{error}") from error
             where = f"task_specific_params of {name!r}" if name else "generation defaults"
             raise CheckpointError(f"the checkpoint's {where} cannot be served: {error}") from error
 

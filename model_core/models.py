@@ -234,9 +234,11 @@ def _make_encoder(checkpoint: Checkpoint) -> Encoder:
 
 def _make_generate_runner(checkpoint: Checkpoint) -> GenerateRunner:
     model = checkpoint.model
+    pad_token_id = checkpoint.defaults.pad_token_id
     return GenerateRunner(
         model,
-        checkpoint.defaults.pad_token_id,
+        # It fills up sources: a pair may pad its targets with a token that its encoder lacks.
+        pad_token_id if pad_token_id < checkpoint.source_vocab_size else 0,
         is_padding_invariant=may_pad(model),
         max_batch_size=1 if shares_experts(model) else MAX_BATCH_SIZE,
         global_attention=checkpoint.global_attention,

@@ -49,7 +49,9 @@ def test_settings_of_a_checkpoint_go_before_those_of_the_server(file: Path) -> N
     given = (TRANSLATOR, "summarize-en")
     own_settings = read_checkpoint_settings(str(file))
 
-    sources = with_settings(model_sources(given), own_settings, CheckpointOptions(device="cpu"))
+    sources = with_settings(
+        model_sources(given), own_settings, CheckpointOptions(device="cpu"), "file.toml"
+    )
 
     assert sources["summarize-en"].options is None
     assert sources[TRANSLATOR].revision == "main"
@@ -61,6 +63,7 @@ def test_settings_of_a_checkpoint_go_before_those_of_the_server(file: Path) -> N
         languages=("en", "fr"),
         tokenizer={"pad_token": "<pad>", "use_fast": False},
         generation={"num_beams": 2},
+        generation_from="file.toml",
         global_attention="first",
     )
 
@@ -110,6 +113,17 @@ def test_a_wrong_file_is_refused_with_its_name_the_key_and_what_was_expected(
         assert part in str(caught.value)
 
 
+def test_commands_for_one_task_pass_over_the_settings_of_the_other(file: Path) -> None:
+    file.write_text('["summarize-en"]\nadd_special_tokens = false')
+    settings = settings_with(file)
+    with pytest.raises(CheckpointSettingsError, match="no checkpoint that is served"):
+        open_service(settings)
+
+    service = open_service(settings, is_partial=True)
+
+    assert [model.name for model in service.routing.models] == [TRANSLATOR]
+
+
 def test_a_missing_file_is_refused(file: Path) -> None:
     with pytest.raises(CheckpointSettingsError, match=re.escape(str(file))):
         read_checkpoint_settings(str(file))
@@ -140,7 +154,7 @@ def test_wrong_generation_settings_are_refused_with_checkpoint_key_and_value(
     with pytest.raises(CheckpointError) as caught:
         open_service(settings_with(file))
 
-    for part in (str(SHIPPED / TRANSLATOR), *parts):
+    for part in (str(SHIPPED / TRANSLATOR), str(file), *parts):
         assert part in str(caught.value)
 
 

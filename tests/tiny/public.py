@@ -188,7 +188,10 @@ def _write(folder: Path, config: dict[str, Any], spread: Spread) -> None:
     _write_json(folder / "config.json", config)
     model = EncoderDecoderModel(config=AutoConfig.from_pretrained(folder))
     finish(model, spread, model.generation_config)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    weights = model.state_dict()
+    for name in ("encoder", f"decoder.{model.decoder.base_model_prefix}"):  # a buffer of that time
+        weights[f"{name}.embeddings.position_ids"] = torch.arange(512).expand(1, -1)
+    torch.save(weights, folder / "pytorch_model.bin")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
