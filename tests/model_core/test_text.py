@@ -15,14 +15,17 @@ from model_core.errors import InvalidParameterError, SourceTooLongError, Unknown
 from model_core.generation import GenerationLimits, GenerationOverrides
 from model_core.text import TextProcessor
 from tests import tiny
+from tests.model_core.texts import control_ids
+from tests.tiny.multilingual import MULTILINGUAL
 
 TEXT = "Where is the cold coffee?"
 LONG_TEXT = " ".join(tiny.SENTENCES)
 Load = Callable[[str], Checkpoint]
 
+T5_LEAD = "translate English to German: "
 T5_TASKS = {
     "summarization": {"prefix": "summarize: ", "num_beams": 3, "min_length": 4},
-    "translation_en_to_de": {"prefix": "translate English to German: ", "num_beams": 2},
+    "translation_en_to_de": {"prefix": T5_LEAD, "num_beams": 2},
 }
 
 
@@ -33,7 +36,11 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
     def get(name: str) -> Checkpoint:
         if name not in loaded:
-            folder = tiny.build_tiny_checkpoint(name, tmp_path_factory.mktemp(name))
+            folder = tmp_path_factory.mktemp(name)
+            if name in MULTILINGUAL:
+                MULTILINGUAL[name](folder)
+            else:
+                tiny.build_tiny_checkpoint(name, folder)
             if name == "t5":
                 _add_to_config(folder, task_specific_params=T5_TASKS)
             loaded[name] = load_checkpoint(str(folder), CheckpointOptions(device="cpu"))
@@ -187,6 +194,76 @@ def test_any_text_becomes_token_ids_that_the_model_knows_or_is_refused(
         assert max(source.source_ids) < checkpoint.source_vocab_size
 
 
+ENGLISH_TO_GERMAN = {"source_lang": "en", "target_lang": "de"}
+LANGUAGES: dict[str, Any] = {
+    **dict.fromkeys(("nllb", "mbart", "m2m100", "mbart50", "t5"), ENGLISH_TO_GERMAN),
+    "marian-multi": {"target_lang": "fra"},
+    "madlad": {"target_lang": "de"},
+}
+
+
+def lead_of(name: str) -> str:
+    """What the library's caller writes before the text."""
+    leads = {"marian-multi": ">>fra<< ", "t5": T5_LEAD, "madlad": "<2de> "}
+    return leads.get(name, "")
+
+
+@pytest.mark.parametrize("name", [*LANGUAGES, "bart", "bert2bert", "marian", "byt5", "fsmt"])
+def test_truncated_says_exactly_whether_the_text_was_cut(name: str, load: Load) -> None:
+    checkpoint = load(name)
+    tokenizer: Any = checkpoint.tokenizer
+    languages = LANGUAGES.get(name, {})
+    source = TextProcessor(checkpoint).prepare(TEXT, task="translate", **languages)
+    for most in range(source.source_tokens - 5, source.source_tokens + 2):
+        text = TextProcessor(checkpoint, GenerationLimits(max_source_len=most))
+        cut = text.prepare(TEXT, task="translate", overflow="truncate", **languages)
+        expected = tokenizer(lead_of(name) + TEXT, truncation=True, max_length=most).input_ids
+        assert list(cut.source_ids) == expected
+        assert cut.source_tokens == min(most, source.source_tokens)
+        assert cut.truncated == (most < source.source_tokens)
+
+
+@pytest.mark.parametrize("name", ["marian-multi", "t5", "madlad", "nllb", "bart"])
+def test_what_stands_around_a_text_is_never_cut(name: str, load: Load) -> None:
+    languages = LANGUAGES.get(name, {})
+    checkpoint = load(name)
+    around = len(checkpoint.tokenizer(lead_of(name).rstrip()).input_ids)
+    text = TextProcessor(checkpoint, GenerationLimits(max_source_len=around))
+    with pytest.raises(SourceTooLongError):
+        text.prepare(TEXT, task="translate", overflow="truncate", **languages)
+    text = TextProcessor(checkpoint, GenerationLimits(max_source_len=around + 1))
+    cut = text.prepare(TEXT, task="translate", overflow="truncate", **languages)
+    assert (cut.truncated, cut.source_tokens) == (True, around + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("t5", "</s>"), ("bert2bert", "[SEP][CLS]"), ("bart", "<s> <pad>")]
+)
+def test_a_text_of_special_tokens_only_is_summarized_as_text(
+    name: str, text: str, load: Load
+) -> None:
+    processor = TextProcessor(load(name))
+    special = control_ids(load(name).tokenizer)
+
+    def controls(text: str) -> list[int]:
+        source = processor.prepare(text, task="summarize")
+        return [token_id for token_id in source.source_ids if token_id in special]
+
+    assert controls(text) == controls("tea")
+
+
+def test_a_checkpoint_may_take_sources_without_special_tokens(tmp_path: Path) -> None:
+    folder = tiny.build_tiny_checkpoint("bert2bert", tmp_path)
+    options = CheckpointOptions(device="cpu", add_special_tokens=False)
+    checkpoint = load_checkpoint(str(folder), options)
+    source = TextProcessor(checkpoint).prepare(TEXT, task="translate")
+    tokenizer: Any = checkpoint.tokenizer
+    assert list(source.source_ids) == tokenizer(TEXT, add_special_tokens=False).input_ids
+    text = TextProcessor(checkpoint, GenerationLimits(max_source_len=4))
+    cut = text.prepare(TEXT, task="translate", overflow="truncate")
+    assert cut.source_ids == source.source_ids[:4]
+
+
 @pytest.mark.parametrize("name", ["nllb", "mbart", "m2m100"])
 def test_threads_with_different_languages_do_not_mix_them(name: str, load: Load) -> None:
     text = TextProcessor(load(name))
@@ -196,9 +273,16 @@ def test_threads_with_different_languages_do_not_mix_them(name: str, load: Load)
         lang = sources[index % len(sources)]
         overflow: Any = "truncate" if index % 3 == 0 else "error"
         body = LONG_TEXT if overflow == "truncate" else TEXT
-        return text.prepare(
-            body, task="translate", source_lang=lang, target_lang="zh", overflow=overflow
-        ).source_ids
+        prefix = None if index % 2 else f"{lang} </s>"  # read literally, and as an answer
+        source = text.prepare(
+            f"{body} </s>" if index % 4 else body,
+            task="translate",
+            source_lang=lang,
+            target_lang="zh",
+            overflow=overflow,
+            target_prefix=prefix,
+        )
+        return (*source.source_ids, *source.parameters.target_prefix_ids)
 
     alone = [prepare(index) for index in range(12)]
     assert len(set(alone)) > len(sources)
