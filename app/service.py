@@ -201,6 +201,7 @@ class TextService:
             target_lang=call.target_lang,
             overrides=call.body.parameters.overrides(),
             overflow=call.body.overflow,
+            target_prefix=call.body.target_prefix,
         )
         sources = []
         for index, text in enumerate(call.body.texts):

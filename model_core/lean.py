@@ -6,13 +6,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model_core.beam_search import BeamSearch
 from model_core.cache import BLOCK_LEN
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_length
 from model_core.group import Group
 from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
-from model_core.search import BeamSearch, Sampler, Search
+from model_core.sampler import Sampler
+from model_core.search import Search
 from model_core.stopping import StopStrings
 
 MAX_SLOTS_PER_GROUP = 32

@@ -297,6 +297,9 @@ def _check_decay(parameters: GenerationParameters) -> None:
     if not parameters.eos_token_ids:
         expected = "none without an eos_token_id"
         raise InvalidParameterError("exponential_decay_length_penalty", decay, expected)
+    if parameters.remove_invalid_values:  # its stand-in for infinity overflows at once
+        expected = "none together with remove_invalid_values"
+        raise InvalidParameterError("exponential_decay_length_penalty", decay, expected)
     start, factor = decay
     steps = max(0, parameters.max_length - parameters.prompt_len - start)
     if factor > 1 and factor > MAX_DECAY ** (1 / max(1, steps)):

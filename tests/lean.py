@@ -102,7 +102,7 @@ def parameter_choices(name: str) -> dict[str, list[Any]]:
 
 def parameters_of(lean: Lean, named: Mapping[str, Any]) -> GenerationParameters:
     """Parameters of a request that names these values, made consistent with each other."""
-    named = {"max_length": 20, **named}
+    named = {"max_length": 20, "seed": 0, **named}
     prompt_len = 1 + len(named.get("target_prefix_ids", ()))
     named["max_length"] = max(named["max_length"], prompt_len + 1)
     named["min_length"] = min(named.get("min_length", 0), named["max_length"])
@@ -112,7 +112,7 @@ def parameters_of(lean: Lean, named: Mapping[str, Any]) -> GenerationParameters:
     forced = named.get("forced_bos_token_id")
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         named[name] = tuple(token for token in named.get(name, ()) if token != forced)
-    if not named.get("eos_token_id", True):
+    if not named.get("eos_token_id", True) or named.get("remove_invalid_values"):
         named.pop("exponential_decay_length_penalty", None)
     defaults = GenerationDefaults(
         values=GenerationOverrides(eos_token_id=lean.defaults.eos_token_ids),

@@ -151,6 +151,11 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
         "exponential_decay_length_penalty",
         "stays below 1e+30",
     ),
+    (
+        {"exponential_decay_length_penalty": [5, 1.1], "remove_invalid_values": True},
+        "exponential_decay_length_penalty",
+        "none together with remove_invalid_values",
+    ),
     ({"stop_strings": ["a" * 65]}, "stop_strings", "strings of 1 to 64 characters"),
     ({"stop_strings": ""}, "stop_strings", "strings of 1 to 64 characters"),
     ({"stop_strings": ["a"] * 9}, "stop_strings", "at most 8 of them"),

@@ -1,0 +1,92 @@
+"""Greedy search and sampling: every hypothesis for itself, as in transformers' `_sample`."""
+
+import torch
+from torch import Tensor
+
+from model_core.request import Hypothesis
+from model_core.search import START_LEN, Choice, Search, check_finite
+from model_core.stopping import StopStrings
+
+
+class Sampler(Search):
+    """Every hypothesis for itself: the likeliest token (greedy search), or one that is drawn.
+
+    A slot is one hypothesis wide, or as many as are to be drawn. Its draws are those of
+    `generate()` after `torch.manual_seed(seed)`, whatever else is in the group.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_sequences: int,
+        device: torch.device,
+        stop_strings: StopStrings | None = None,
+    ) -> None:
+        super().__init__(capacity, num_sequences, device, stop_strings)
+        shape = (capacity, num_sequences)
+        self._scores = torch.zeros(shape, device=device)
+        self._ended = torch.zeros(shape, dtype=torch.bool, device=device)
+        self._ended_lens = torch.zeros(shape, dtype=torch.long, device=device)
+        self._pad_token_ids = torch.zeros(0, dtype=torch.long)
+
+    def _choose(self, logits: Tensor) -> Choice:
+        """See `Search`. Processors see raw logits, as in transformers' `_sample`."""
+        num_slots = self.num_slots
+        scores = self._process(logits.float().view(num_slots, self.num_beams, -1))
+        token_ids = scores.argmax(-1)
+        for slot, generator in self._drawing():
+            probabilities = scores[slot].softmax(-1)
+            token_ids[slot] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        chosen = scores.gather(2, token_ids[..., None])[..., 0] - scores.logsumexp(-1)
+
+        in_prompt = self._in_prompt().to(self._device)[:, None]
+        idle = self._ended[:num_slots] | in_prompt
+        chosen = chosen.masked_fill(idle, 0)
+        check_finite(chosen)
+        self._scores[:num_slots] += chosen
+        token_ids = torch.where(in_prompt, self._given(), token_ids)
+        token_ids = torch.where(self._ended[:num_slots], self._pad_token_ids, token_ids)
+        return Choice(None, self._end(token_ids, in_prompt))
+
+    def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
+        """See `Search`. Score: sum of log-probabilities / generated_len ** length_penalty.
+
+        Drawn hypotheses come in the order of their rows, as from `generate()`.
+        """
+        parameters = self._slots[slot].parameters
+        found = []
+        for row, length in enumerate(self._ended_lens[slot].tolist()):
+            token_ids = self._token_ids[slot, row, START_LEN:length].tolist()
+            penalty = (length - parameters.prompt_len) ** parameters.length_penalty
+            found.append(
+                self._hypothesis(slot, token_ids, float(self._scores[slot, row]) / penalty)
+            )
+        return tuple(found)
+
+    def _end(self, token_ids: Tensor, in_prompt: Tensor) -> list[bool]:
+        """Append the tokens, note which rows end with them, and tell which slots are done."""
+        num_slots = self.num_slots
+        ends = self._is_eos(token_ids)
+        self._add_stopped(ends, None, token_ids)
+        self._append(token_ids)
+        lengths = self._lengths[:num_slots]
+        ends |= (lengths >= self._max_lengths).to(self._device)[:, None]
+        ends &= ~(in_prompt | self._ended[:num_slots])
+        now = lengths.to(self._device)[:, None].expand_as(ends)
+        self._ended_lens[:num_slots] = torch.where(ends, now, self._ended_lens[:num_slots])
+        self._ended[:num_slots] |= ends
+        done: list[bool] = self._ended[:num_slots].all(1).tolist()
+        return done
+
+    def _start(self, slot: int) -> None:
+        self._scores[slot] = 0
+        self._ended[slot] = False
+        self._ended_lens[slot] = 0
+
+    def _state(self) -> list[Tensor]:
+        return [self._token_ids, self._scores, self._ended, self._ended_lens]
+
+    def _refresh(self) -> None:
+        super()._refresh()
+        pads = [[slot.parameters.pad_token_id] for slot in self._slots]
+        self._pad_token_ids = torch.tensor(pads, device=self._device)
