@@ -1,4 +1,4 @@
-"""Which languages a checkpoint knows, and which of them a code means."""
+"""Which languages a checkpoint knows, and how it is told which one to write."""
 
 from pathlib import Path
 from typing import Any
@@ -6,90 +6,13 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from model_core.checkpoint import CheckpointOptions, load_checkpoint
 from model_core.errors import CheckpointError, UnknownLanguageError
-from model_core.language_tags import match_language
 from model_core.languages import LanguagePair, Languages, read_languages
+from model_core.text import TextProcessor
 from tests import tiny
-
-NLLB = (
-    "arb_Arab",
-    "arz_Arab",
-    "als_Latn",
-    "deu_Latn",
-    "eng_Latn",
-    "khk_Cyrl",
-    "ltz_Latn",
-    "lvs_Latn",
-    "nno_Latn",
-    "nob_Latn",
-    "pes_Arab",
-    "por_Latn",
-    "srp_Cyrl",
-    "hrv_Latn",
-    "zho_Hans",
-    "zho_Hant",
-    "zsm_Latn",
-    "ind_Latn",
-)
-MBART = ("de_DE", "en_XX", "pt_XX", "ro_RO", "zh_CN")
-
-
-@pytest.mark.parametrize(
-    ("given", "known", "code"),
-    [
-        ("deu_Latn", NLLB, "deu_Latn"),
-        ("DEU_latn", NLLB, "deu_Latn"),
-        ("de", NLLB, "deu_Latn"),
-        ("ger", NLLB, "deu_Latn"),
-        ("de-AT", NLLB, "deu_Latn"),
-        ("en-GB", NLLB, "eng_Latn"),
-        ("zh", NLLB, "zho_Hans"),
-        ("zh-TW", NLLB, "zho_Hant"),
-        ("zh-Hant", NLLB, "zho_Hant"),
-        ("no", NLLB, "nob_Latn"),
-        ("nn", NLLB, "nno_Latn"),
-        ("ar", NLLB, "arb_Arab"),
-        ("fa", NLLB, "pes_Arab"),
-        ("lv", NLLB, "lvs_Latn"),
-        ("sq", NLLB, "als_Latn"),
-        ("mn", NLLB, "khk_Cyrl"),
-        ("ms", NLLB, "zsm_Latn"),
-        ("lb", NLLB, "ltz_Latn"),
-        ("de", MBART, "de_DE"),
-        ("en", MBART, "en_XX"),
-        ("pt-BR", MBART, "pt_XX"),
-        ("deu_Latn", MBART, "de_DE"),
-        ("__de__", ("de", "en"), "de"),
-        ("de_DE", ("de", "en"), "de"),
-        ("de", ("deu", "nld"), "deu"),
-        ("ROMANCE", ("ROMANCE",), "ROMANCE"),
-    ],
-)
-def test_code_is_understood_where_its_meaning_is_clear(
-    given: str, known: tuple[str, ...], code: str
-) -> None:
-    assert match_language(given, known) == code
-
-
-@pytest.mark.parametrize(
-    ("given", "known"),
-    [
-        ("fr", NLLB),
-        ("lb", ("deu_Latn",)),
-        ("hr", ("srp_Cyrl",)),
-        ("zh-TW", ("zho_Hans",)),
-        ("uk", ("rus_Cyrl",)),
-        ("German", NLLB),
-        ("xx", NLLB),
-        ("", NLLB),
-        ("-", NLLB),
-        ("e" * 64, NLLB),
-    ],
-)
-def test_code_of_another_language_or_none_is_not_stretched(
-    given: str, known: tuple[str, ...]
-) -> None:
-    assert match_language(given, known) is None
+from tests.model_core.texts import checkpoint_of, load_tokenizer
+from tests.tiny.multilingual import MULTILINGUAL, change_json
 
 
 def tokenizer_of(name: str, folder: Path) -> Any:
@@ -160,14 +83,87 @@ def test_bilingual_marian_needs_no_languages(tmp_path: Path) -> None:
 
 
 def test_marian_with_target_tokens_puts_one_before_the_source(tmp_path: Path) -> None:
-    tokenizer = tokenizer_of("marian", tmp_path)
-    tokenizer.source_lang, tokenizer.target_lang = "gem", "roa"
-    tokenizer.supported_language_codes = [">>fra<<", ">>por<<"]
-    languages = read_languages({}, tokenizer, vocab_size=tiny.VOCAB)
+    MULTILINGUAL["marian-multi"](tmp_path)
+    languages = read_languages({}, load_tokenizer(tmp_path), vocab_size=tiny.VOCAB)
     assert languages.sources == ()
-    assert languages.targets == ("fra", "por")
+    assert languages.targets == ("deu", "fra", "por")
     assert languages.choose("nl", "fr").prefix == ">>fra<< "
+    assert languages.choose(None, ">>fra<<") == languages.choose(None, "fr")
     assert not languages.accepts("nl", "es")
+    assert languages.pairs == (((), ("deu", "fra", "por")),)
+
+
+def test_t5_with_target_tokens_puts_one_before_the_source(tmp_path: Path) -> None:
+    MULTILINGUAL["madlad"](tmp_path)
+    languages = read_languages(
+        {"model_type": "t5"}, load_tokenizer(tmp_path), vocab_size=tiny.VOCAB
+    )
+    assert (languages.sources, languages.targets) == ((), ("de", "fr"))
+    assert languages.choose("en", "deu_Latn").prefix == "<2de> "
+    assert not languages.accepts("en", "es")
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "expected"),
+    [
+        ("mbart50", ("de-DE", "en-US"), ("de_DE", "en_XX", "en_XX")),
+        ("seamless-m4t", ("de", "eng"), ("deu", "eng", "__eng__")),
+        ("plbart", ("python", "en"), ("python", "en_XX", "__en_XX__")),
+        ("m2m100", ("de", "__en__"), ("de", "en", "__en__")),
+    ],
+)
+def test_a_pair_is_named_by_the_checkpoints_codes_and_tokens(
+    name: str, pair: tuple[str, str], expected: tuple[str, str, str]
+) -> None:
+    languages = checkpoint_of(name).languages
+    found = languages.choose(*pair)
+    assert (found.tokenizer_lang, found.target_lang, found.target_token) == expected
+    assert languages.pairs == ((languages.sources, languages.targets),)
+
+
+def test_fsmt_has_the_pair_of_its_config(tmp_path: Path) -> None:
+    languages = checkpoint_of("fsmt").languages
+    assert languages.choose(None, None) == LanguagePair("en", "de")
+    assert not languages.accepts("de", "en")
+
+
+@pytest.mark.parametrize(("name", "starts"), [("mbart", True), ("plbart", True), ("nllb", False)])
+def test_the_target_language_starts_the_answer_or_is_forced_behind_the_start(
+    name: str, starts: bool
+) -> None:
+    checkpoint = checkpoint_of(name)
+    code = checkpoint.languages.targets[-1]
+    source = TextProcessor(checkpoint).prepare(
+        "tea", task="translate", source_lang=checkpoint.languages.sources[0], target_lang=code
+    )
+    token_id = checkpoint.tokenizer.convert_tokens_to_ids(checkpoint.languages.target_tokens[code])
+    assert (source.parameters.decoder_start_token_id == token_id) == starts
+    assert (source.parameters.forced_bos_token_id == token_id) != starts
+
+
+def test_an_mbart_whose_defaults_force_a_language_has_the_asked_one_forced(tmp_path: Path) -> None:
+    folder = tiny.build_tiny_checkpoint("mbart", tmp_path)
+    german = tiny.MBART_GERMAN
+    change_json(
+        folder / "generation_config.json", decoder_start_token_id=2, forced_bos_token_id=german
+    )
+    checkpoint = load_checkpoint(str(folder), CheckpointOptions(device="cpu"))
+    text = TextProcessor(checkpoint)
+    source = text.prepare("tea", task="translate", source_lang="en", target_lang="ro")
+    romanian = checkpoint.tokenizer.convert_tokens_to_ids("ro_RO")
+    assert source.parameters.forced_bos_token_id == romanian
+    assert source.parameters.decoder_start_token_id == 2
+    default = text.prepare("tea", task="translate", source_lang="en")
+    assert (default.target_lang, default.parameters.forced_bos_token_id) == ("de_DE", german)
+
+
+@pytest.mark.parametrize("name", ["t5-gated", "mt5", "byt5"])
+def test_a_t5_without_prefixes_takes_any_language_or_none(name: str) -> None:
+    checkpoint = checkpoint_of(name)
+    assert checkpoint.languages.pairs == (((), ()),)
+    text = TextProcessor(checkpoint)
+    plain = text.prepare("translate tea", task="translate").source_ids
+    assert text.prepare("translate tea", task="translate", target_lang="de").source_ids == plain
 
 
 T5_TASKS = {
@@ -184,6 +180,7 @@ def test_t5_knows_the_pairs_that_it_has_prefixes_for(tmp_path: Path) -> None:
     pair = languages.choose(None, "fr")
     assert pair.prefix == "translate English to French: "
     assert pair.task_name == "translation_en_to_fr"
+    assert languages.pairs == ((("en",), ("de", "fr")),)
     assert not languages.accepts("de", "en")
 
 
