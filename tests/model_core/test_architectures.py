@@ -1,13 +1,22 @@
 """What single architectures do that others do not."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BigBirdConfig,
+    FNetConfig,
+    LongformerConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+from model_core.batching import may_pad
 from model_core.checkpoint import CheckpointOptions
 from model_core.encoder import GlobalAttention
 from model_core.engine import Engine
@@ -21,6 +30,7 @@ from tests import tiny
 from tests.lean import Lean, load_lean
 from tests.parity import assert_same, generate_alone
 from tests.tiny.draw import Spread, finish, generation_defaults
+from tests.tiny.encoder_decoder import bert_config, encoder_decoder
 from tests.tiny.t5 import t5_sizes
 
 SEARCHES: list[dict[str, Any]] = [{}, {"num_beams": 4, "num_return_sequences": 2}]
@@ -98,6 +108,37 @@ def test_global_attention_of_an_encoder_that_has_none_is_refused(tmp_path: Path)
     folder = tiny.build_tiny_checkpoint("bart", tmp_path)
     with pytest.raises(CheckpointError, match=r"global_attention is 'first'.*found BartEncoder"):
         load(folder, "first")
+
+
+def bigbird() -> Any:
+    return bert_config(
+        BigBirdConfig, hidden=32, layers=2, decoder=False, block_size=2, num_random_blocks=1
+    )
+
+
+def longformer() -> Any:
+    return bert_config(
+        LongformerConfig, hidden=32, layers=2, decoder=False, attention_window=4, pad_token_id=0
+    )
+
+
+def fnet() -> Any:
+    return bert_config(FNetConfig, hidden=32, layers=2, decoder=False)
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=["greedy", "beams"])
+@pytest.mark.parametrize("config", [bigbird, longformer, fnet])
+def test_encoders_that_feel_padding_or_know_no_mask_are_exact_in_a_pair(
+    config: Callable[[], Any], search: dict[str, Any]
+) -> None:
+    decoder = bert_config(BertConfig, hidden=32, layers=2, decoder=True)
+    model = encoder_decoder(config(), decoder, bos=2, pad=0, eos=3)
+    defaults = generation_defaults(decoder_start_token_id=2, pad_token_id=0, eos_token_id=3)
+    finish(model, Spread(seed=860, sharpness=3, eos=2), defaults)
+    assert not may_pad(model)
+    lean = Lean("bert2bert", model, load_lean("bert2bert").defaults, tiny.VOCAB)
+    outputs = check(lean, replace(lean.defaults, **search))
+    assert len({output.best.token_ids for output in outputs}) >= 4
 
 
 def test_a_t5_with_more_decoder_than_encoder_layers_is_decoded() -> None:
