@@ -1,6 +1,7 @@
 """An answer that begins as the caller says: the text side of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,13 @@ def test_an_answer_with_a_prefix_is_that_of_generate_and_begins_with_it(name: st
     prefix = model.text.detokenize(prepared.parameters.target_prefix_ids)
     assert model.text.detokenize(output.best.token_ids).startswith(prefix)
     assert output.generated_tokens <= 6
+
+
+def test_answers_with_a_tokenizer_of_their_own_are_read_and_written_with_it() -> None:
+    german = tokenizer_of("gpt2")
+    checkpoint = replace(checkpoint_of("bert2bert"), target_tokenizer=german)
+    text = TextProcessor(checkpoint)
+    prepared = text.prepare(TEXT, task="translate", target_prefix=PREFIX)
+    assert list(prepared.source_ids) == tokenizer_of("bert2bert")(TEXT).input_ids
+    assert list(prepared.parameters.target_prefix_ids) == german(PREFIX).input_ids
+    assert text.detokenize(prepared.parameters.target_prefix_ids) == PREFIX
