@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from model_core.cross_attention import check_cross_attention
 from model_core.defaults import CheckpointFiles, read_defaults
-from model_core.encoder import GlobalAttention
+from model_core.encoder import GlobalAttention, source_vocab_size
 from model_core.errors import CheckpointError
 from model_core.generation import GenerationDefaults, Task
 from model_core.languages import Languages, read_languages
@@ -191,7 +191,7 @@ class _Loader:
             max_source_len=_max_len(_stack(model, "encoder"), model_config, "encoder"),
             max_target_len=max_target_len,
             vocab_size=vocab_size,
-            source_vocab_size=_source_vocab_size(model),
+            source_vocab_size=source_vocab_size(model),
             device=device,
             dtype=model.dtype,
             add_special_tokens=self._options.add_special_tokens,
@@ -362,14 +362,6 @@ def _vocab_size(model: PreTrainedModel) -> int:
     if isinstance(head, nn.Linear):
         return head.out_features
     return int(model.config.get_text_config(decoder=True).vocab_size)
-
-
-def _source_vocab_size(model: PreTrainedModel) -> int:
-    encoder = model.get_encoder()
-    # FSMT's encoder is a bare module.
-    embedded = encoder if isinstance(encoder, PreTrainedModel) else model
-    embeddings = embedded.get_input_embeddings()
-    return embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else _vocab_size(model)
 
 
 def _max_len(stack: nn.Module, config: Any, side: Literal["encoder", "decoder"]) -> int | None:

@@ -1,5 +1,6 @@
 """Sources through the checkpoint's own encoder: batched by length, cached by content."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -47,8 +48,7 @@ class Encoder:
         self._global_attention = global_attention
         self._projection: Any = getattr(model, "enc_to_dec_proj", None)
         self._device = model.device
-        embeddings = self._module.get_input_embeddings()
-        self.vocab_size: int = embeddings.num_embeddings
+        self.vocab_size = source_vocab_size(model)
         # Padding is masked, but a pair may pad its targets with a token that its encoder lacks.
         self._pad_token_id = pad_token_id if pad_token_id < self.vocab_size else 0
 
@@ -75,6 +75,18 @@ class Encoder:
             )
         hidden: Tensor = outputs.last_hidden_state
         return hidden
+
+
+def source_vocab_size(model: PreTrainedModel) -> int:
+    """Token ids that the encoder of a model knows."""
+    encoder: Any = model.get_encoder()
+    # FSMT's encoder is a bare module.
+    embedded = encoder if isinstance(encoder, PreTrainedModel) else model
+    try:
+        weight: Any = embedded.get_input_embeddings().weight
+    except NotImplementedError:  # CANINE hashes code points, and has no table of them
+        return sys.maxunicode + 1
+    return int(weight.shape[0])
 
 
 def global_attention_arguments(

@@ -10,6 +10,7 @@ import torch
 
 from model_core.batching import may_pad, shares_experts
 from model_core.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
+from model_core.decoder import Decoder
 from model_core.encoder import Encoder
 from model_core.engine import Engine
 from model_core.errors import CheckpointError
@@ -22,7 +23,7 @@ from model_core.observer import EngineObserver
 from model_core.request import Output
 from model_core.runner import ModelRunner
 from model_core.scheduler import EngineLimits
-from model_core.self_check import check_decoder, is_padding_harmless
+from model_core.self_check import SelfCheck, check_decoder, is_padding_harmless
 from model_core.text import PreparedSource, TextProcessor
 
 _logger = logging.getLogger(__name__)
@@ -175,37 +176,45 @@ def make_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> tupl
     lean search lacks, or that fails the self-check, goes through `generate()`.
     """
     _check_global_attention(checkpoint)
-    pad_token_id = checkpoint.defaults.pad_token_id
     reason = "its architecture has no lean decoder"
     found = find_family(checkpoint.model)
     if checkpoint.defaults.unserved:
         reason = f"its defaults ask for {', '.join(checkpoint.defaults.unserved)}"
     elif found is not None:
         family, build = found
-        with torch.no_grad():
-            decoder = build(checkpoint.model)
-        encoder = _make_encoder(checkpoint)
-        check = check_decoder(
-            checkpoint.model,
-            decoder,
-            encoder,
-            vocab_size=checkpoint.vocab_size,
-            pad_token_id=pad_token_id,
-            decoder_start_token_id=checkpoint.defaults.decoder_start_token_id,
-        )
-        if check.passed:
-            return family, LeanRunner(
-                encoder,
-                decoder,
-                encoder_cache_bytes=encoder_cache_bytes,
-                stop_strings=checkpoint.stop_strings,
+        try:
+            with torch.no_grad():
+                decoder = build(checkpoint.model)
+            encoder = _make_encoder(checkpoint)
+            check = _check_decoder(checkpoint, decoder, encoder)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # Any encoder may stand before a decoder; some take no source as short as the check's.
+            reason = f"its self-check could not run: {type(error).__name__}: {error}"
+        else:
+            if check.passed:
+                return family, LeanRunner(
+                    encoder,
+                    decoder,
+                    encoder_cache_bytes=encoder_cache_bytes,
+                    stop_strings=checkpoint.stop_strings,
+                )
+            reason = (
+                f"its logits differ by {check.difference:.1e} of their scale from the library's, "
+                f"more than {check.tolerance:.0e}"
             )
-        reason = (
-            f"its logits differ by {check.difference:.1e} of their scale from the library's, "
-            f"more than {check.tolerance:.0e}"
-        )
     _logger.warning("%s is served through generate(), slower: %s", checkpoint.name, reason)
     return GENERATE, _make_generate_runner(checkpoint)
+
+
+def _check_decoder(checkpoint: Checkpoint, decoder: Decoder, encoder: Encoder) -> SelfCheck:
+    return check_decoder(
+        checkpoint.model,
+        decoder,
+        encoder,
+        vocab_size=checkpoint.vocab_size,
+        pad_token_id=checkpoint.defaults.pad_token_id,
+        decoder_start_token_id=checkpoint.defaults.decoder_start_token_id,
+    )
 
 
 def _check_global_attention(checkpoint: Checkpoint) -> None:

@@ -11,6 +11,7 @@ from transformers import (
     BertConfig,
     BertLMHeadModel,
     BertModel,
+    CanineConfig,
     EncoderDecoderModel,
     ErnieConfig,
     GPT2Config,
@@ -158,6 +159,34 @@ def test_gpt2_decodes_as_its_configuration_says(extra: dict[str, Any]) -> None:
     )
 
     assert check.passed, check
+
+
+def test_an_encoder_that_the_self_check_cannot_try_is_served_through_generate(
+    tmp_path: Path,
+) -> None:
+    """CANINE shortens sources by four: it takes none of three tokens, and has no vocabulary."""
+    encoder = CanineConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=64,
+        num_hash_buckets=32,
+    )
+    decoder = bert_config(BertConfig, hidden=32, layers=2, decoder=True)
+    model = drawn(encoder_decoder(encoder, decoder, bos=2, pad=0, eos=3))
+    checkpoint = load_checkpoint(str(save(model, tmp_path)), OPTIONS)
+    assert checkpoint.source_vocab_size > 0x10000
+
+    family, runner = make_runner(checkpoint)
+
+    assert family == "generate"
+    parameters = GenerationParameters(
+        decoder_start_token_id=2, pad_token_id=0, eos_token_ids=(3,), max_length=12
+    )
+    source_ids = tuple(map(ord, "Wo ist der Bahnhof?"))
+    (found,) = run(runner, [(source_ids, parameters)])
+    assert_same(found, generate_alone(checkpoint.model, source_ids, parameters))
 
 
 @pytest.mark.parametrize("kind", [ErnieConfig, RemBertConfig])
