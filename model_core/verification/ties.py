@@ -16,8 +16,8 @@ NOISE = 1e-5
 """Float noise of a float32 logit, as a part of the largest logit.
 
 Between this decoder and the library's forward the largest difference of any logit, over random
-hypotheses, is 4e-7 to 1e-5 of the largest one, mostly 1e-6. This is the largest: `generate()` itself
-is as far from a float64 copy. The noise of a sum over `n` steps is taken as that of one step times
+hypotheses, is 4e-7 to 1e-5 of the largest one, mostly 1e-6. This is the largest: `generate()`
+itself is as far from a float64 copy. The noise of a sum over `n` steps is taken as that of one step times
 `sqrt(n)`: errors of different steps are independent.
 """
 
