@@ -17,8 +17,8 @@ NOISE = 1e-5
 
 Between this decoder and the library's forward the largest difference of any logit, over random
 hypotheses, is 4e-7 to 1e-5 of the largest one, mostly 1e-6. This is the largest: `generate()`
-itself is as far from a float64 copy. The noise of a sum over `n` steps is taken as that of one step times
-`sqrt(n)`: errors of different steps are independent.
+itself is as far from a float64 copy. The noise of a sum over `n` steps is taken as that of one
+step times `sqrt(n)`: errors of different steps are independent.
 """
 
 _IMPOSSIBLE = -1e8  # below it: what transformers marks as impossible, with -1e9
