@@ -8,7 +8,9 @@ from tests.app.fakes import MAX_SOURCE_LEN, Backwards
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    monkeypatch.setattr("app.opening.open_service", lambda settings: Backwards(settings).service)
+    monkeypatch.setattr(
+        "app.opening.open_service", lambda settings, *, is_partial: Backwards(settings).service
+    )
     monkeypatch.setattr("app.logs.configure_logging", lambda: None)
     return CliRunner()
 
