@@ -231,10 +231,14 @@ class TranslateRequest(TextRequest):
     )
 
     source_lang: Language | None = Field(
-        None, description="May be left out where there is no choice."
+        None,
+        description="The checkpoint's own code, an ISO code or a BCP 47 tag, where its meaning is "
+        "clear; may be left out where there is no choice. `GET /languages` lists the pairs.",
     )
     target_lang: Language | None = Field(
-        None, description="May be left out where there is no choice."
+        None,
+        description="The same for the answer; may also be left out where the checkpoint has a "
+        "default.",
     )
 
 
