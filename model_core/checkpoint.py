@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
@@ -20,11 +19,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from model_core.cross_attention import check_cross_attention
 from model_core.defaults import CheckpointFiles, read_defaults
-from model_core.encoder import GlobalAttention, source_vocab_size
+from model_core.encoder import GlobalAttention
 from model_core.errors import CheckpointError
 from model_core.generation import GenerationDefaults, Task
 from model_core.languages import Languages, read_languages
 from model_core.repository import Repository
+from model_core.sizes import max_len, source_vocab_size, target_vocab_size
 from model_core.stopping import StopStrings
 from model_core.tokenizer import load_tokenizer
 from model_core.tying import tie_decoder_to_encoder
@@ -159,18 +159,17 @@ class _Loader:
         with self._located():
             model = self._model(config, device)
             tokenizer = self._tokenizer()
-            model_config: Any = model.config
-            vocab_size = _vocab_size(model)
+            vocab_size = target_vocab_size(model)
             files = CheckpointFiles(
                 config=config,
                 generation_config=self._files.json("generation_config.json"),
                 options=self._options.generation,
                 options_name=self._options.generation_from,
             )
-            max_target_len = _max_len(_stack(model, "decoder"), model_config, "decoder")
+            max_target_len = max_len(model, "decoder")
             defaults = read_defaults(
                 files,
-                model_config=model_config,
+                model_config=model.config,
                 vocab_size=vocab_size,
                 max_target_len=max_target_len,
             )
@@ -188,7 +187,7 @@ class _Loader:
             defaults=defaults if task is None else defaults.for_task(TASK_NAMES[task]),
             languages=languages,
             task_prefixes=_task_prefixes(files),
-            max_source_len=_max_len(_stack(model, "encoder"), model_config, "encoder"),
+            max_source_len=max_len(model, "encoder"),
             max_target_len=max_target_len,
             vocab_size=vocab_size,
             source_vocab_size=source_vocab_size(model),
@@ -349,34 +348,3 @@ def _device(name: str) -> torch.device:
     if name != "cpu" and int(found[2] or 0) >= num_devices:
         raise CheckpointError(f"expected device {name}, found {num_devices} CUDA devices")
     return torch.device(name)
-
-
-def _stack(model: PreTrainedModel, side: Literal["encoder", "decoder"]) -> nn.Module:
-    stack = model.get_encoder() if side == "encoder" else model.get_decoder()  # type: ignore[no-untyped-call]
-    assert isinstance(stack, nn.Module)
-    return stack
-
-
-def _vocab_size(model: PreTrainedModel) -> int:
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if isinstance(head, nn.Linear):
-        return head.out_features
-    return int(model.config.get_text_config(decoder=True).vocab_size)
-
-
-def _max_len(stack: nn.Module, config: Any, side: Literal["encoder", "decoder"]) -> int | None:
-    """Positions of one side; None where it counts them relatively."""
-    side_config = getattr(config, side, config)
-    names = (f"max_{side}_position_embeddings", "max_position_embeddings")
-    positions = next((found for name in names if (found := getattr(side_config, name, None))), None)
-    if not isinstance(positions, int):
-        return None
-    return positions - _num_reserved_positions(stack)
-
-
-def _num_reserved_positions(stack: nn.Module) -> int:
-    """RoBERTa and its kin number positions from behind the pad token's id."""
-    for name, module in stack.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0

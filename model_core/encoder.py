@@ -1,6 +1,5 @@
 """Sources through the checkpoint's own encoder: batched by length, cached by content."""
 
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from model_core.attention_mode import AttentionMode
+from model_core.sizes import source_vocab_size
 
 SourceIds = tuple[int, ...]
 GlobalAttention = Literal["none", "first"]
@@ -75,18 +75,6 @@ class Encoder:
             )
         hidden: Tensor = outputs.last_hidden_state
         return hidden
-
-
-def source_vocab_size(model: PreTrainedModel) -> int:
-    """Token ids that the encoder of a model knows."""
-    encoder: Any = model.get_encoder()
-    # FSMT's encoder is a bare module.
-    embedded = encoder if isinstance(encoder, PreTrainedModel) else model
-    try:
-        weight: Any = embedded.get_input_embeddings().weight
-    except NotImplementedError:  # CANINE hashes code points, and has no table of them
-        return sys.maxunicode + 1
-    return int(weight.shape[0])
 
 
 def global_attention_arguments(
