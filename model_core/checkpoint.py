@@ -22,7 +22,8 @@ from model_core.defaults import CheckpointFiles, read_defaults
 from model_core.encoder import GlobalAttention
 from model_core.errors import CheckpointError
 from model_core.generation import GenerationDefaults, Task
-from model_core.languages import Languages, read_languages
+from model_core.language_files import read_languages
+from model_core.languages import Languages
 from model_core.repository import Repository
 from model_core.sizes import max_len, source_vocab_size, target_vocab_size
 from model_core.stopping import StopStrings

@@ -8,7 +8,8 @@ from transformers import AutoTokenizer
 
 from model_core.checkpoint import CheckpointOptions, load_checkpoint
 from model_core.errors import CheckpointError, UnknownLanguageError
-from model_core.languages import LanguagePair, Languages, read_languages
+from model_core.language_files import read_languages
+from model_core.languages import LanguagePair, Languages
 from model_core.text import TextProcessor
 from tests import tiny
 from tests.model_core.texts import checkpoint_of, load_tokenizer
@@ -190,6 +191,29 @@ def test_pair_stated_in_the_config_holds(tmp_path: Path) -> None:
     assert languages.choose(None, None) == LanguagePair("en", "de")
     assert languages.accepts("en", "de_DE")
     assert not languages.accepts("de", "en")
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "token"),
+    [("nllb", "", "deu_Latn"), ("t5", "translate English to German: ", None)],
+)
+def test_a_stated_pair_of_many_is_the_only_one_and_asked_for_all_the_same(
+    name: str, prefix: str, token: str | None, tmp_path: Path
+) -> None:
+    stated = {"source_lang": "en", "target_lang": "de"}
+    languages = read(name, tmp_path, tandem=stated, task_specific_params=T5_TASKS)
+    pair = languages.choose(None, None)
+    assert (pair.prefix, pair.target_token) == (prefix, token)
+    assert languages.pairs == (((pair.source_lang,), (pair.target_lang,)),)
+    assert not languages.accepts("en", "fr")
+    with pytest.raises(CheckpointError, match="a stated pair that the checkpoint translates"):
+        read(name, tmp_path, tandem={**stated, "target_lang": "cs"}, task_specific_params=T5_TASKS)
+
+
+def test_a_stated_pair_of_two_models_needs_no_token_of_a_borrowed_tokenizer(tmp_path: Path) -> None:
+    stated = {"source_lang": "en", "target_lang": "de"}
+    languages = read("mbart", tmp_path, tandem=stated, model_type="encoder-decoder")
+    assert languages.choose(None, None) == LanguagePair("en", "de")
 
 
 @pytest.mark.parametrize("entry", ["en-de", {"source_lang": "en"}, {}, {"source_lang": 1}])
