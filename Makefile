@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test test-slow test-gpu check format bench
+.PHONY: help venv serve test test-slow test-gpu check format models-table bench
 
 help:
 	@echo "make serve      start the server (settings: TANDEM_*, see README.md)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-gpu   run the tests that need an accelerator"
 	@echo "make check      check format, lint and types"
 	@echo "make format     mend what ruff can mend by itself"
+	@echo "make models-table  measure every architecture, write docs/models.md"
 	@echo "make bench      measure the server against a plain endpoint"
 
 $(VENV)/.serve: pyproject.toml constraints.txt
@@ -56,6 +57,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+models-table: $(VENV)/.dev
+	@$(BIN)/python -m tests.models_table $(ARGS)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.bench_server $(ARGS)
