@@ -3,9 +3,16 @@
 import os
 
 import pytest
+from hypothesis import settings
 
-# Before torch is imported: tests share their cores with other work.
+# Before torch is imported: tests share their cores with other work, and their models are tiny.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `--hypothesis-profile=long` draws more, at random; what it finds becomes an example.
+settings.register_profile("ci", derandomize=True, database=None, deadline=None)
+settings.register_profile("long", database=None, deadline=None, print_blob=True)
+settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +28,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
     if TALLY.num_comparisons:
         terminalreporter.write_line(TALLY.summary())
+    if TALLY.num_drawn_runs:
+        terminalreporter.write_line(f"engine runs over drawn plans: {TALLY.num_drawn_runs}")
     for excuse in TALLY.excused:
         terminalreporter.write_line(f"  {excuse}")
 

@@ -15,6 +15,7 @@ class Tally:
     """What this test run compared, and what it excused."""
 
     num_comparisons: int = 0
+    num_drawn_runs: int = 0
     excused: list[str] = field(default_factory=list)
 
     def summary(self) -> str:

@@ -89,8 +89,7 @@ def generate_alone(
 ) -> Reference:
     """The answer of `generate()` to one request, in a batch of its own.
 
-    Drawn tokens are those that the library draws with the seed of the request. The lean decoder
-    draws others, from the same distribution.
+    Drawn tokens are those that the library draws with the seed of the request.
     """
     asked = Asked(model, tuple(source_ids), parameters, stop_strings, global_attention)
     return Reference(asked, _hypotheses(_generate(asked), asked))

@@ -1,0 +1,87 @@
+"""What one run of the engine is made of, drawn by Hypothesis."""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+
+from hypothesis import strategies as st
+
+from model_core.generation import GenerationParameters
+from tests.lean import load_lean, parameter_choices, parameters_of, random_source
+
+NUM_SOURCES = 8
+TICK_S = 1.0
+"""The engine's clock moves by this much in every step."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A request: one of the sources of its architecture, and what it names."""
+
+    source: int
+    named: tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Somebody asks for a request; somebody may have before."""
+
+    request: int
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    count: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """The caller of one of the submissions so far hangs up."""
+
+    submission: int
+
+
+Action = Submit | Step | Cancel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: what is asked for, when, and with how much room."""
+
+    requests: tuple[Wanted, ...]
+    actions: tuple[Action, ...]
+    max_running_requests: int = 4
+    max_encode_tokens: int = 4096
+    encoder_cache_bytes: int = 0
+
+
+@cache
+def source_ids(name: str, number: int) -> tuple[int, ...]:
+    rng = random.Random(f"{name} {number}")
+    return random_source(load_lean(name), rng, longest=rng.choice([3, 12, 40, 70]))
+
+
+def parameters(name: str, wanted: Wanted) -> GenerationParameters:
+    return parameters_of(load_lean(name), dict(wanted.named))
+
+
+def plans(name: str) -> st.SearchStrategy[Plan]:
+    """Runs over one architecture."""
+    choices = {each: st.sampled_from(values) for each, values in parameter_choices(name).items()}
+    named = st.fixed_dictionaries({}, optional=choices).map(lambda drawn: tuple(drawn.items()))
+    wanted = st.builds(Wanted, st.integers(0, NUM_SOURCES - 1), named)
+    timeouts = st.none() | st.sampled_from([1.5, 4.5, 12.5])
+    action = st.one_of(
+        st.builds(Submit, st.integers(0, 4), timeouts),
+        st.builds(Step, st.integers(1, 6)),
+        st.builds(Cancel, st.integers(0, 9)),
+    )
+    return st.builds(
+        Plan,
+        st.lists(wanted, min_size=1, max_size=5).map(tuple),
+        st.lists(action, max_size=14).map(tuple),
+        max_running_requests=st.sampled_from([4, 1, 2, 16]),
+        max_encode_tokens=st.sampled_from([4096, 1, 60]),
+        encoder_cache_bytes=st.sampled_from([0, 6000, 1 << 20]),
+    )
