@@ -10,12 +10,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test test-slow test-gpu check format models-table bench
+.PHONY: help venv serve test test-slow test-properties exactness test-gpu check format models-table bench
 
 help:
 	@echo "make serve      start the server (settings: TANDEM_*, see README.md)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take minutes"
+	@echo "make test-properties  draw 10,000 engine runs at random (SEED=, ARGS=)"
+	@echo "make exactness  compare the shipped checkpoints with generate() in each dtype"
 	@echo "make test-gpu   run the tests that need an accelerator"
 	@echo "make check      check format, lint and types"
 	@echo "make format     mend what ruff can mend by itself"
@@ -45,6 +47,25 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# The seed is printed, so that what fails can be run again: make test-properties SEED=...
+test-properties: $(VENV)/.dev
+	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "SEED=$$seed"; \
+		$(BIN)/python -m pytest tests/properties --hypothesis-profile=long \
+		--hypothesis-seed=$$seed $(ARGS)
+
+# In half precision the rate is measured, not judged. TRANSLATE_TEXTS and SUMMARIZE_TEXTS name files
+# with a text on each line; without them the samples of `tandem verify` are used.
+NUM_SOURCES ?= 200
+exactness: $(VENV)/.serve
+	@for dtype in float32 bfloat16 float16; do \
+		rate=1; test $$dtype = float32 && rate=0; \
+		$(BIN)/tandem verify translate-en-de --dtype $$dtype --max-mismatch-rate $$rate \
+			--num-sources $(NUM_SOURCES) $(if $(TRANSLATE_TEXTS),--texts $(TRANSLATE_TEXTS)) $(ARGS) \
+		&& $(BIN)/tandem verify summarize-en --task summarize --dtype $$dtype \
+			--max-mismatch-rate $$rate --num-sources $(NUM_SOURCES) \
+			$(if $(SUMMARIZE_TEXTS),--texts $(SUMMARIZE_TEXTS)) $(ARGS) || exit 1; \
+	done
 
 test-gpu: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
