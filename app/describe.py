@@ -6,9 +6,10 @@ from importlib.metadata import version
 from app.schemas import LanguagePairs, Languages, ModelInfo, ModelLanguages, ServerInfo
 from app.service import TextService
 from app.settings import Settings
+from model_core.choose_runner import GENERATE
 from model_core.generation import Task
 from model_core.languages import Languages as KnownLanguages
-from model_core.models import GENERATE, ServedModel
+from model_core.models import ServedModel
 
 _PACKAGES = ("tandem-serve", "torch", "transformers", "tokenizers")
 _LEAN = (

@@ -21,10 +21,11 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from model_core.checkpoint import CheckpointOptions
+from model_core.choose_runner import GENERATE
 from model_core.engine import Engine
 from model_core.families import find_family
 from model_core.generation import GenerationLimits, GenerationParameters
-from model_core.models import GENERATE, ModelSource, load_models
+from model_core.models import ModelSource, load_models
 from model_core.request import Output
 from model_core.scheduler import EngineLimits
 from model_core.verification.compare import compare

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from app.verification.requests import Requests
-from model_core.models import GENERATE, ServedModel
+from model_core.choose_runner import GENERATE
+from model_core.models import ServedModel
 from model_core.request import Hypothesis, Output
 from model_core.verification.compare import SCORE_TOLERANCE, Difference
 from model_core.verification.run import MOST_JUDGED, Report, Result

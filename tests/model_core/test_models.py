@@ -2,10 +2,13 @@ import logging
 from pathlib import Path
 
 import pytest
+from transformers import ProphetNetForConditionalGeneration
 
 from model_core.checkpoint import CheckpointOptions
+from model_core.choose_runner import GENERATE
+from model_core.errors import CheckpointError
 from model_core.generation import GenerationLimits
-from model_core.models import GENERATE, ModelSet, ModelSource, load_models
+from model_core.models import ModelSet, ModelSource, load_models
 from model_core.scheduler import EngineLimits
 from tests import tiny
 from tests.parity import assert_same, generate_alone
@@ -71,3 +74,16 @@ def test_defaults_that_the_lean_search_lacks_go_through_generate(
         model = load(folder).models["bart"]
     assert model.family == GENERATE
     assert "guidance_scale" in caplog.text
+
+
+def test_what_not_even_generate_can_run_fails_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.build_tiny_checkpoint("prophetnet", tmp_path / "prophetnet")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AttributeError("no such cache")
+
+    monkeypatch.setattr(ProphetNetForConditionalGeneration, "forward", refuse)
+    with pytest.raises(CheckpointError, match=r"generate\(\) can run, found: AttributeError"):
+        load(folder)

@@ -21,13 +21,13 @@ from transformers import (
 )
 
 from model_core.checkpoint import CheckpointOptions, load_checkpoint
+from model_core.choose_runner import choose_runner
 from model_core.encoder import Encoder
 from model_core.engine import Engine
 from model_core.errors import CheckpointError
 from model_core.families import find_family
 from model_core.generation import GenerationParameters
 from model_core.lean import LeanRunner
-from model_core.models import make_runner
 from model_core.request import Output
 from model_core.scheduler import EngineLimits
 from model_core.self_check import check_decoder
@@ -178,7 +178,7 @@ def test_an_encoder_that_the_self_check_cannot_try_is_served_through_generate(
     checkpoint = load_checkpoint(str(save(model, tmp_path)), OPTIONS)
     assert checkpoint.source_vocab_size > 0x10000
 
-    family, runner = make_runner(checkpoint)
+    family, runner = choose_runner(checkpoint)
 
     assert family == "generate"
     parameters = GenerationParameters(
@@ -199,7 +199,7 @@ def test_other_decoders_go_through_generate(kind: type[Any], tmp_path: Path) -> 
     model = drawn(encoder_decoder(encoder, decoder, bos=2, pad=0, eos=3))
     checkpoint = load_checkpoint(str(save(model, tmp_path)), OPTIONS)
 
-    family, runner = make_runner(checkpoint)
+    family, runner = choose_runner(checkpoint)
 
     assert family == "generate"
     parameters = GenerationParameters(
@@ -266,7 +266,7 @@ def test_a_pair_of_pretrained_parts_is_served_with_the_settings_of_its_operator(
 ) -> None:
     named = {"decoder_start_token_id": 2, "eos_token_id": 3, "num_beams": 2, "max_length": 14}
     checkpoint = load_checkpoint(str(warm_started), replace(OPTIONS, generation=named))
-    family, runner = make_runner(checkpoint)
+    family, runner = choose_runner(checkpoint)
     assert family == "bert"
     values = checkpoint.defaults.values
     assert (values.num_beams, values.max_length) == (2, 14)

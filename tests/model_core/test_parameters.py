@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from model_core.checkpoint import load_checkpoint
+from model_core.choose_runner import choose_runner
 from model_core.fallback import GenerateRunner
 from model_core.generation import GenerationParameters
-from model_core.models import make_runner
 from model_core.request import Output, Request
 from model_core.runner import ModelRunner
 from tests import tiny
@@ -157,7 +157,7 @@ def test_tokens_are_drawn_with_the_processed_probabilities() -> None:
 @pytest.mark.parametrize("name", ["marian", "bart", "t5", "bert2bert", "prophetnet"])
 def test_stop_strings_end_answers_as_in_generate(name: str, num_beams: int, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(tiny.build_tiny_checkpoint(name, tmp_path)))
-    _, runner = make_runner(checkpoint)
+    _, runner = choose_runner(checkpoint)
     defaults = checkpoint.defaults
     parameters = GenerationParameters(
         decoder_start_token_id=defaults.decoder_start_token_id,
