@@ -50,10 +50,10 @@ def test_none_switches_an_endpoint_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bounds_are_named_with_their_parameters() -> None:
-    settings = Settings(parameter_bounds="top_k=100, stop_strings=2")  # type: ignore[arg-type]
+    settings = Settings(parameter_bounds="top_k=100, stop_strings=2")
 
     assert settings.parameter_bounds == {"top_k": 100, "stop_strings": 2}
-    assert Settings(parameter_bounds="none").parameter_bounds == {}  # type: ignore[arg-type]
+    assert Settings(parameter_bounds="none").parameter_bounds == {}
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,8 @@ def _umt5() -> PreTrainedModel:
 
 def _byt5() -> PreTrainedModel:
     sizes = t5_sizes(vocab_size=BYT5_VOCAB, num_layers=3, feed_forward_proj="gated-gelu")
-    model = T5ForConditionalGeneration(T5Config(**sizes, tie_word_embeddings=False))
+    sizes["tie_word_embeddings"] = False
+    model = T5ForConditionalGeneration(T5Config(**sizes))
     return finish(
         model,
         Spread(

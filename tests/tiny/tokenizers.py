@@ -11,7 +11,7 @@ from typing import Any
 
 import sentencepiece
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import (
+from transformers import (  # type: ignore[attr-defined]  # LED and MVP are lazy names
     BartTokenizer,
     BertGenerationTokenizer,
     BertTokenizer,
@@ -246,9 +246,16 @@ def _m2m100_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     )
 
 
+def _made(kind: Any, **arguments: Any) -> PreTrainedTokenizerBase:
+    """A tokenizer of a class that carries no types."""
+    tokenizer = kind(**arguments)
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
 def _blenderbot_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
     vocab, merges = _byte_bpe("<pad>", "<s>", "</s>", "<unk>", "<mask>")
-    return BlenderbotTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+    return _made(BlenderbotTokenizer, vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
 
 
 def _blenderbot_small_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -259,19 +266,18 @@ def _blenderbot_small_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     vocab = {piece: index for index, piece in enumerate(pieces)}
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    return BlenderbotSmallTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_POSITIONS
-    )
+    files = {"vocab_file": str(folder / "vocab.json"), "merges_file": str(folder / "merges.txt")}
+    return _made(BlenderbotSmallTokenizer, **files, model_max_length=MAX_POSITIONS)
 
 
 def _led_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
     vocab, merges = _byte_bpe("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-    return LEDTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+    return _made(LEDTokenizer, vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
 
 
 def _mvp_tokenizer(_folder: Path) -> PreTrainedTokenizerBase:
     vocab, merges = _byte_bpe("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-    return MvpTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
+    return _made(MvpTokenizer, vocab=vocab, merges=merges, model_max_length=MAX_POSITIONS)
 
 
 def _plbart_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -293,7 +299,8 @@ def _fsmt_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     for name in ("vocab-src.json", "vocab-tgt.json"):
         (folder / name).write_text(json.dumps(vocab), encoding="utf-8")
     (folder / "merges.txt").write_text("", encoding="utf-8")
-    return FSMTTokenizer(
+    return _made(
+        FSMTTokenizer,
         langs=["en", "de"],
         src_vocab_file=str(folder / "vocab-src.json"),
         tgt_vocab_file=str(folder / "vocab-tgt.json"),
