@@ -1,6 +1,7 @@
 """What `generate()` gives one request alone, and on request how it came to it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +150,13 @@ def _generate(asked: Asked, **extra: object) -> Any:
         arguments["tokenizer"] = asked.stop_strings.tokenizer
     generate: Any = asked.model.generate
     mode = AttentionMode(asked.model.get_encoder())
-    with seeded(parameters, device), mode.as_loaded(len(asked.source_ids)):
+    with ExitStack() as during:
+        during.enter_context(mode.as_loaded(len(asked.source_ids)))
+        if parameters.do_sample:
+            # BigBird, turning to full attention, draws weights that it does not keep: not after
+            # the seed, or the tokens would depend on whether it has turned before.
+            asked.model.get_encoder()(input_ids=source)
+        during.enter_context(seeded(parameters, device))
         return generate(
             input_ids=source,
             attention_mask=torch.ones_like(source),

@@ -50,7 +50,7 @@ class Plan:
     """One run: what is asked for, when, and with how much room."""
 
     requests: tuple[Wanted, ...]
-    actions: tuple[Action, ...]
+    actions: tuple[Action, ...] = ()
     max_running_requests: int = 4
     max_encode_tokens: int = 4096
     encoder_cache_bytes: int = 0
