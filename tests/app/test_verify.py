@@ -37,7 +37,9 @@ def _sabotaged(monkeypatch: pytest.MonkeyPatch) -> None:
         return step(self, *arguments).roll(1, dims=-1)
 
     monkeypatch.setattr(Decoder, "step", wrong)
-    monkeypatch.setattr("model_core.choose_runner.check_decoder", lambda *_, **__: SelfCheck(0.0, 1.0))
+    monkeypatch.setattr(
+        "model_core.choose_runner.check_decoder", lambda *_, **__: SelfCheck(0.0, 1.0)
+    )
 
 
 def run(*arguments: object) -> Result:
