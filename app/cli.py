@@ -279,5 +279,6 @@ def _explain(error: ValidationError) -> str:
         field = str(each["loc"][0]) if each["loc"] else ""
         name = variable(field) if field in Settings.model_fields else field
         value = f" is {each['input']!r}" if field else ""
-        lines.append(f"{name}{value}: {each['msg']}".removeprefix(": "))
+        message = each["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}{value}: {message}".removeprefix(": "))
     return "; ".join(lines)

@@ -1,6 +1,5 @@
 """What the operator sets: every field is a variable `TANDEM_*` and a flag of `tandem serve`."""
 
-import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from model_core.bounds import LoweredBounds
+from app.parameter_bounds import check_bounds, split_bounds
+from model_core.spelling import did_you_mean
 
 PREFIX = "TANDEM_"
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -20,9 +20,8 @@ ModelNames = Annotated[tuple[str, ...], NoDecode]
 class UnknownVariableError(ValueError):
     """A variable with our prefix that is no setting: a typing error until shown otherwise."""
 
-    def __init__(self, name: str, nearest: str | None) -> None:
-        hint = f": did you mean {nearest}?" if nearest else ""
-        super().__init__(f"{name} is not a setting of Tandem{hint}")
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"{name} is not a setting of Tandem{did_you_mean(name.upper(), known)}")
 
 
 class Settings(BaseSettings):
@@ -99,8 +98,8 @@ class Settings(BaseSettings):
     )
     parameter_bounds: Annotated[dict[str, float], NoDecode] = Field(
         {},
-        description="Lower bounds of further parameters, as `top_k=100,stop_strings=2`: the "
-        "largest value, or number of entries, of a request; `do_sample=0` forbids drawing.",
+        description="Tighter upper bounds of further parameters, as `top_k=100,stop_strings=2`: "
+        "the largest value, or number of entries, of a request; `do_sample=0` forbids drawing.",
     )
     max_texts_per_request: int = Field(
         1000, ge=1, description="Texts in one call with a list; beyond: 422."
@@ -126,20 +125,10 @@ class Settings(BaseSettings):
 
     @field_validator("parameter_bounds", mode="before")
     @classmethod
-    def _split_bounds(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        pairs = [pair for pair in value.split(",") if pair.strip() and value != "none"]
-        return {name.strip(): most for name, _, most in (pair.partition("=") for pair in pairs)}
-
-    @field_validator("parameter_bounds")
-    @classmethod
-    def _check_bounds(cls, bounds: dict[str, float]) -> dict[str, float]:
-        for name in ("num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens"):
-            if name in bounds:
-                raise ValueError(f"{name} is bounded by max_num_beams or max_target_tokens")
-        LoweredBounds(bounds)
-        return bounds
+    def _read_bounds(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = {} if value.strip() == "none" else split_bounds(value)
+        return check_bounds(value) if isinstance(value, dict) else value
 
     @field_validator("translate_model", "summarize_model")
     @classmethod
@@ -193,5 +182,4 @@ def refuse_unknown_variables(names: Iterable[str]) -> None:
     known = [variable(field) for field in Settings.model_fields]
     for name in sorted(names):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
-            raise UnknownVariableError(name, nearest[0] if nearest else None)
+            raise UnknownVariableError(name, known)

@@ -91,6 +91,7 @@ def test_a_language_pair_chooses_among_checkpoints(run: CliRunner) -> None:
         ([], {"TANDEM_PORT": "http"}, "TANDEM_PORT is 'http'"),
         ([], {"TANDEM_PROT": "80"}, "did you mean TANDEM_PORT?"),
         (["--translate-model", "none", "--summarize-model", "none"], {}, "nothing to serve"),
+        (["--parameter-bounds", "top_k"], {}, "is 'top_k': top_k is without a value: expected"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(

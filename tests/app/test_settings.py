@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app.parameter_bounds import LOWERABLE
+from app.schemas import Parameters
 from app.settings import Settings, UnknownVariableError, default_text, variable
 
 README = Path(__file__).parents[2] / "README.md"
@@ -66,16 +68,40 @@ def test_bounds_are_named_with_their_parameters() -> None:
         ({"device": "tpu"}, "match pattern"),
         ({"dtype": "int4"}, "float32"),
         ({"max_running_requests": 0}, "greater than or equal to 1"),
-        ({"parameter_bounds": "top_q=1"}, "top_q is no bounded parameter"),
-        ({"parameter_bounds": "top_p=2"}, "top_p is 2: expected a bound from 0 to 1"),
-        ({"parameter_bounds": "top_k=many"}, "valid number"),
-        ({"parameter_bounds": "top_k"}, "valid number"),
-        ({"parameter_bounds": "num_beams=4"}, "bounded by max_num_beams"),
     ],
 )
 def test_values_out_of_their_bounds_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Settings(**values)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ("top_k", "top_k is without a value: expected top_k=NUMBER, a number from 0 to 1000000"),
+        ("top_k=", "top_k is '': expected top_k=NUMBER"),
+        ("temperature=abc", "temperature is 'abc': expected temperature=NUMBER, a number above 0"),
+        ("top_p=2", "top_p is '2': expected top_p=NUMBER, a number from 0 to 1"),
+        ("top_p=nan", "top_p is 'nan': expected"),
+        ("topk=5", "'topk' is no parameter that can be bounded: did you mean top_k?"),
+        ("=5", "'' is no parameter that can be bounded: expected one of num_return_sequences, "),
+        ("top_k=5,top_k=6", "top_k is named twice"),
+        ("num_beams=4", "num_beams cannot be bounded here: expected TANDEM_MAX_NUM_BEAMS for it"),
+        ("min_length=4", "min_length cannot be bounded here: expected TANDEM_MAX_TARGET_TOKENS"),
+    ],
+)
+def test_a_wrong_bound_is_refused_with_its_parameter_its_value_and_what_was_expected(
+    bounds: str, message: str
+) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)) as caught:
+        Settings(parameter_bounds=bounds)
+
+    assert len(caught.value.errors()) == 1
+
+
+def test_only_parameters_of_requests_are_offered_for_bounds() -> None:
+    assert set(LOWERABLE) <= Parameters.model_fields.keys()
+    assert not {"num_beams", "max_length", "target_prefix_ids"} & set(LOWERABLE)
 
 
 def test_the_readme_lists_exactly_the_settings() -> None:
