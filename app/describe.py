@@ -74,6 +74,7 @@ def _describe(model: ServedModel, tasks: list[Task]) -> ModelInfo:
         revision=checkpoint.revision,
         architecture=checkpoint.architecture,
         family=model.family,
+        reason=model.reason,
         promise=_FALLBACK if model.family == GENERATE else _LEAN,
         device=str(checkpoint.device),
         dtype=str(checkpoint.dtype).removeprefix("torch."),

@@ -338,6 +338,9 @@ class ModelInfo(BaseModel):
     family: str = Field(
         description="Decoder family; `generate` runs through the library's own `generate()`."
     )
+    reason: str | None = Field(
+        description="Why the family is `generate`; null for every other family."
+    )
     promise: str = Field(description="What holds for its answers and its waiting times.")
     device: str
     dtype: str

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from dataclasses import dataclass
 
 import torch
 
@@ -24,9 +25,22 @@ GENERATE = "generate"
 """Family of the checkpoints that are served through the library's own `generate()`."""
 
 
-def choose_runner(
-    checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0
-) -> tuple[str, ModelRunner]:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a checkpoint is served.
+
+    Attributes:
+        family: Of its decoder, or `GENERATE`.
+        runner: What runs it.
+        reason: Why it goes through `generate()`; None where it does not.
+    """
+
+    family: str
+    runner: ModelRunner
+    reason: str | None = None
+
+
+def choose_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> Choice:
     """The family and the runner of a checkpoint: lean where that is shown to be right.
 
     A checkpoint whose architecture has no family, whose own defaults ask for something that the
@@ -52,12 +66,13 @@ def choose_runner(
             reason = f"its self-check could not run: {type(error).__name__}: {error}"
         else:
             if check.passed:
-                return family, LeanRunner(
+                lean = LeanRunner(
                     encoder,
                     decoder,
                     encoder_cache_bytes=encoder_cache_bytes,
                     stop_strings=checkpoint.stop_strings,
                 )
+                return Choice(family, lean)
             reason = (
                 f"its logits differ by {check.difference:.1e} of their scale from the library's, "
                 f"more than {check.tolerance:.0e}"
@@ -65,7 +80,7 @@ def choose_runner(
     _logger.warning("%s is served through generate(), slower: %s", checkpoint.name, reason)
     runner = _make_generate_runner(checkpoint)
     _check_generate(checkpoint, runner)
-    return GENERATE, runner
+    return Choice(GENERATE, runner, reason)
 
 
 def _check_decoder(checkpoint: Checkpoint, decoder: Decoder, encoder: Encoder) -> SelfCheck:

@@ -47,6 +47,7 @@ class ServedModel:
         checkpoint: What was loaded.
         text: Texts to sources and back.
         engine: The engine that runs it.
+        reason: Why its family is `generate`; None for the others.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ServedModel:
     checkpoint: Checkpoint
     text: TextProcessor
     engine: Engine
+    reason: str | None = None
 
     def submit(self, prepared: PreparedSource, *, deadline: float | None = None) -> Future[Output]:
         """Hand a prepared source to the engine; see `Engine.submit`."""
@@ -124,20 +126,20 @@ def load_models(
         )
         for source in sources
     }
-    runners = {
+    choices = {
         name: choose_runner(checkpoint, encoder_cache_bytes=encoder_cache_bytes)
         for name, checkpoint in checkpoints.items()
     }
-    lean = {name: runner for name, (family, runner) in runners.items() if family != GENERATE}
+    lean = {name: each.runner for name, each in choices.items() if each.family != GENERATE}
     shared = Engine(lean, limits, observer=observer)
     models = {}
     for name, checkpoint in checkpoints.items():
-        family, runner = runners[name]
-        own = family == GENERATE
-        engine = Engine({name: runner}, limits, observer=observer) if own else shared
+        choice = choices[name]
+        own = choice.family == GENERATE
+        engine = Engine({name: choice.runner}, limits, observer=observer) if own else shared
         _warn_of_lowered_length(checkpoint, generation_limits)
         text = TextProcessor(checkpoint, generation_limits)
-        models[name] = ServedModel(name, family, checkpoint, text, engine)
+        models[name] = ServedModel(name, choice.family, checkpoint, text, engine, choice.reason)
     return ModelSet(models)
 
 

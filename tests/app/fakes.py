@@ -102,6 +102,7 @@ class FakeModel:
     def __init__(self, name: str, engine: Engine, pair: tuple[str, ...]) -> None:
         self.name = name
         self.family = "bert"
+        self.reason = None
         self._engine = engine
         languages = Languages(sources=pair[:1], targets=pair[1:])
         self.checkpoint = SimpleNamespace(

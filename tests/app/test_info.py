@@ -124,6 +124,7 @@ async def test_info_describes_checkpoints_limits_and_versions() -> None:
 
     (model,) = info["models"]
     assert (model["name"], model["family"]) == ("t5", "bert")
+    assert model["reason"] is None
     assert model["tasks"] == ["translate", "summarize"]
     assert (model["device"], model["dtype"]) == ("cpu", "float32")
     assert model["max_source_tokens"] == MAX_SOURCE_LEN

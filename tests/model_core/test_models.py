@@ -26,6 +26,7 @@ SEQ2SEQ = [*tiny.LEAN_ARCHITECTURES, *tiny.FALLBACK_ARCHITECTURES]
 def test_a_checkpoint_on_disk_is_served_by_its_family_and_exact(name: str, tmp_path: Path) -> None:
     model = load(tiny.build_tiny_checkpoint(name, tmp_path / name)).models[name]
     assert (model.family == GENERATE) == (name in tiny.FALLBACK_ARCHITECTURES)
+    assert (model.reason is None) == (model.family != GENERATE)
     languages = model.checkpoint.languages
     prepared = model.text.prepare(
         "Where is the cold coffee?",
@@ -73,7 +74,8 @@ def test_defaults_that_the_lean_search_lacks_go_through_generate(
     with caplog.at_level(logging.WARNING):
         model = load(folder).models["bart"]
     assert model.family == GENERATE
-    assert "guidance_scale" in caplog.text
+    assert model.reason == "its defaults ask for guidance_scale"
+    assert f"slower: {model.reason}" in caplog.text
 
 
 def test_what_not_even_generate_can_run_fails_when_it_is_loaded(

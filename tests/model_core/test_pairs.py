@@ -178,14 +178,14 @@ def test_an_encoder_that_the_self_check_cannot_try_is_served_through_generate(
     checkpoint = load_checkpoint(str(save(model, tmp_path)), OPTIONS)
     assert checkpoint.source_vocab_size > 0x10000
 
-    family, runner = choose_runner(checkpoint)
+    choice = choose_runner(checkpoint)
 
-    assert family == "generate"
+    assert choice.family == "generate"
     parameters = GenerationParameters(
         decoder_start_token_id=2, pad_token_id=0, eos_token_ids=(3,), max_length=12
     )
     source_ids = tuple(map(ord, "Wo ist der Bahnhof?"))
-    (found,) = run(runner, [(source_ids, parameters)])
+    (found,) = run(choice.runner, [(source_ids, parameters)])
     assert_same(found, generate_alone(checkpoint.model, source_ids, parameters))
 
 
@@ -199,14 +199,14 @@ def test_other_decoders_go_through_generate(kind: type[Any], tmp_path: Path) -> 
     model = drawn(encoder_decoder(encoder, decoder, bos=2, pad=0, eos=3))
     checkpoint = load_checkpoint(str(save(model, tmp_path)), OPTIONS)
 
-    family, runner = choose_runner(checkpoint)
+    choice = choose_runner(checkpoint)
 
-    assert family == "generate"
+    assert choice.family == "generate"
     parameters = GenerationParameters(
         decoder_start_token_id=2, pad_token_id=0, eos_token_ids=(3,), max_length=12, num_beams=2
     )
     work = [(tuple(source), parameters) for source in tiny.random_sources(3)]
-    for (source_ids, _), found in zip(work, run(runner, work), strict=True):
+    for (source_ids, _), found in zip(work, run(choice.runner, work), strict=True):
         assert_same(found, generate_alone(checkpoint.model, source_ids, parameters))
 
 
@@ -266,8 +266,8 @@ def test_a_pair_of_pretrained_parts_is_served_with_the_settings_of_its_operator(
 ) -> None:
     named = {"decoder_start_token_id": 2, "eos_token_id": 3, "num_beams": 2, "max_length": 14}
     checkpoint = load_checkpoint(str(warm_started), replace(OPTIONS, generation=named))
-    family, runner = choose_runner(checkpoint)
-    assert family == "bert"
+    choice = choose_runner(checkpoint)
+    assert choice.family == "bert"
     values = checkpoint.defaults.values
     assert (values.num_beams, values.max_length) == (2, 14)
 
@@ -280,7 +280,7 @@ def test_a_pair_of_pretrained_parts_is_served_with_the_settings_of_its_operator(
     )
     work = [(tuple(source), parameters) for source in tiny.random_sources(4)]
     model: Any = EncoderDecoderModel.from_pretrained(warm_started)
-    for (source_ids, _), found in zip(work, run(runner, work), strict=True):
+    for (source_ids, _), found in zip(work, run(choice.runner, work), strict=True):
         assert_same(found, generate_alone(checkpoint.model, source_ids, parameters))
         ids = torch.tensor([source_ids])
         expected = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **named)

@@ -157,7 +157,7 @@ def test_tokens_are_drawn_with_the_processed_probabilities() -> None:
 @pytest.mark.parametrize("name", ["marian", "bart", "t5", "bert2bert", "prophetnet"])
 def test_stop_strings_end_answers_as_in_generate(name: str, num_beams: int, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(tiny.build_tiny_checkpoint(name, tmp_path)))
-    _, runner = choose_runner(checkpoint)
+    runner = choose_runner(checkpoint).runner
     defaults = checkpoint.defaults
     parameters = GenerationParameters(
         decoder_start_token_id=defaults.decoder_start_token_id,
