@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model_core.checkpoint import CheckpointOptions
 from model_core.errors import TandemError
+from model_core.spelling import did_you_mean
 
 NO_FILE = "none"
 _SET_BY_THE_SERVER = ("local_files_only", "revision", "trust_remote_code")
@@ -103,7 +104,7 @@ class CheckpointSettings(BaseModel):
 
 
 def read_checkpoint_settings(file: str) -> dict[str, CheckpointSettings]:
-    """Settings by checkpoint, as the file calls them; none where `file` is `none`.
+    """Settings by `key_of` a checkpoint; none where `file` is `none`.
 
     Raises:
         CheckpointSettingsError: The file cannot be read, or something in it is wrong.
@@ -114,7 +115,17 @@ def read_checkpoint_settings(file: str) -> dict[str, CheckpointSettings]:
         tables = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CheckpointSettingsError(f"{file}: expected a TOML file, found: {error}") from error
-    return {name: _checkpoint_settings(file, name, table) for name, table in tables.items()}
+    settings: dict[str, CheckpointSettings] = {}
+    for name, table in tables.items():
+        if key_of(name) in settings:
+            raise CheckpointSettingsError(f'{file}: ["{name}"] is there twice, with and without /')
+        settings[key_of(name)] = _checkpoint_settings(file, name, table)
+    return settings
+
+
+def key_of(name: str) -> str:
+    """What a checkpoint is called here: a folder is the same one with a slash at its end."""
+    return name.rstrip("/") or name
 
 
 def check_names(
@@ -125,12 +136,12 @@ def check_names(
     Raises:
         CheckpointSettingsError: There are some, or a revision is named twice.
     """
-    known = tuple(served)
+    known = tuple(key_of(name) for name in served)
     for name, each in settings.items():
         if name not in known:
             raise CheckpointSettingsError(
                 f'{file}: ["{name}"] is no checkpoint that is served: '
-                f"expected one of {', '.join(known)}"
+                f"expected one of {', '.join(known)}{did_you_mean(name, known)}"
             )
         if each.revision is not None and "@" in name and not Path(name).is_dir():
             raise CheckpointSettingsError(
@@ -154,7 +165,8 @@ def _checkpoint_settings(file: str, name: str, table: object) -> CheckpointSetti
 def _line(error: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = ", ".join(CheckpointSettings.model_fields)
-        return f"{key} is {error['input']!r}: expected one of the keys {known}"
+        known = CheckpointSettings.model_fields
+        hint = did_you_mean(key, known) or f", one of {', '.join(known)}"
+        return f"{key} is {error['input']!r}: expected a key of the list{hint}"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{key} is {error['input']!r}: {message}" if key else message

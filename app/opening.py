@@ -5,16 +5,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from app.checkpoint_settings import CheckpointSettings, check_names, read_checkpoint_settings
+from app.checkpoint_settings import (
+    CheckpointSettings,
+    check_names,
+    key_of,
+    read_checkpoint_settings,
+)
 from app.metrics import Metrics
 from app.routing import Routing
 from app.service import TextService
 from app.settings import SHIPPED, Settings
 from model_core.bounds import LoweredBounds
 from model_core.checkpoint import CheckpointOptions
+from model_core.errors import CheckpointError
 from model_core.generation import GenerationLimits
 from model_core.models import ModelSource, load_models
+from model_core.repository import Repository
 from model_core.scheduler import EngineLimits
+from model_core.spelling import did_you_mean
 
 
 def open_service(settings: Settings, *, is_partial: bool = False) -> TextService:
@@ -41,6 +49,8 @@ def open_service(settings: Settings, *, is_partial: bool = False) -> TextService
     if not is_partial:
         check_names(settings.checkpoints_file, own_settings, sources)
     sources = with_settings(sources, own_settings, options, settings.checkpoints_file)
+    for source in sources.values():
+        _check_bare_name(source)
     loaded = load_models(
         sources.values(),
         options,
@@ -99,13 +109,32 @@ def with_settings(
     return {
         given: replace(
             source,
-            revision=settings[given].revision or source.revision,
-            options=settings[given].options(options, file),
+            revision=own.revision or source.revision,
+            options=own.options(options, file),
         )
-        if given in settings
+        if (own := settings.get(key_of(given)))
         else source
         for given, source in sources.items()
     }
+
+
+def _check_bare_name(source: ModelSource) -> None:
+    """Say which names are shipped where one is neither shipped nor to be had elsewhere.
+
+    A few old checkpoints on the Hub have no owner in their names; none of them is called nearly
+    like a shipped one, so that such a name needs no question to the Hub.
+    """
+    name = source.location
+    if "/" in name or Path(name).exists():
+        return
+    shipped = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())
+    expected = f"expected a folder, a Hub id or a shipped checkpoint, {' or '.join(shipped)}"
+    if hint := did_you_mean(name, shipped, cutoff=0.75):
+        raise CheckpointError(f"{name}: {expected}{hint}")
+    try:
+        Repository(name, source.revision).json("config.json", required=True)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {expected}; {error}") from error
 
 
 def _model_source(given: str) -> ModelSource:

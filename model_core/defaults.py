@@ -16,17 +16,19 @@ Before all of them goes what the operator's settings name for this checkpoint.
 What nobody names has transformers' default, apart from the length: `DEFAULT_MAX_LENGTH`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from model_core.errors import CheckpointError, InvalidParameterError
 from model_core.generation import (
+    NOT_SERVED,
     GenerationDefaults,
     GenerationLimits,
     GenerationOverrides,
 )
 from model_core.resolve import resolve
+from model_core.spelling import did_you_mean
 
 Names = Mapping[str, Any]
 
@@ -148,7 +150,7 @@ def _check_options(files: CheckpointFiles, vocab_size: int) -> None:
     for name, value in files.options.items():
         expected = None
         if name not in known:
-            expected = f"one of {', '.join(sorted(known))}"
+            expected = _no_such(name, known)
         elif name in ("decoder_start_token_id", *_SPECIAL_TOKENS):
             is_id = isinstance(value, int) and not isinstance(value, bool)
             if not is_id or not 0 <= value < vocab_size:
@@ -157,6 +159,13 @@ def _check_options(files: CheckpointFiles, vocab_size: int) -> None:
             raise CheckpointError(
                 f"{files.options_name}: generation.{name} is {value!r}: expected {expected}"
             )
+
+
+def _no_such(name: str, known: Sequence[str]) -> str:
+    if name in NOT_SERVED:
+        return f"none, it is not served: {NOT_SERVED[name]}"
+    hint = did_you_mean(name, known) or f", one of {', '.join(sorted(known))}"
+    return f"a generation parameter{hint}"
 
 
 def _check(defaults: GenerationDefaults, files: CheckpointFiles) -> None:

@@ -8,12 +8,14 @@ import pytest
 from app.checkpoint_settings import (
     CheckpointSettings,
     CheckpointSettingsError,
+    check_names,
     read_checkpoint_settings,
 )
 from app.opening import model_sources, open_service, with_settings
 from app.settings import SHIPPED, Settings
 from model_core.checkpoint import CheckpointOptions
 from model_core.errors import CheckpointError
+from model_core.generation import NOT_SERVED
 
 DOCS = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 TRANSLATOR = "translate-en-de"
@@ -93,7 +95,10 @@ def test_a_shipped_checkpoint_is_served_with_its_settings(file: Path) -> None:
         ("= 1", ["expected a TOML file"]),
         (f"{TRANSLATOR} = 1", [f"{TRANSLATOR} is 1", "expected a table"]),
         ('["translate-en-d"]', ["translate-en-d", "no checkpoint that is served", TRANSLATOR]),
-        (f'["{TRANSLATOR}"]\nsource = "en"', ["source is 'en'", "expected one of", "source_lang"]),
+        (
+            f'["{TRANSLATOR}"]\nsource = "en"',
+            ["source is 'en'", "expected a key", "did you mean source_lang?"],
+        ),
         (f'["{TRANSLATOR}"]\nsource_lang = "en"', ["source_lang and target_lang together"]),
         (f'["{TRANSLATOR}"]\nallow_pickle = 1', ["allow_pickle is 1", "valid boolean"]),
         (f'["{TRANSLATOR}"]\nglobal_attention = "all"', ["global_attention is 'all'", "'first'"]),
@@ -124,6 +129,29 @@ def test_commands_for_one_task_pass_over_the_settings_of_the_other(file: Path) -
     assert [model.name for model in service.routing.models] == [TRANSLATOR]
 
 
+@pytest.mark.parametrize(("in_file", "given"), [("/", ""), ("", "/"), ("//", "")])
+def test_a_folder_is_the_same_with_a_slash_at_its_end(
+    in_file: str, given: str, file: Path, tmp_path: Path
+) -> None:
+    file.write_text(f'["{tmp_path}{in_file}"]\nadd_special_tokens = false')
+    name = f"{tmp_path}{given}"
+    own_settings = read_checkpoint_settings(str(file))
+
+    check_names(str(file), own_settings, [name])
+    sources = with_settings(model_sources([name]), own_settings, CheckpointOptions(), str(file))
+
+    assert sources[name].options == CheckpointOptions(
+        add_special_tokens=False, generation_from=str(file)
+    )
+
+
+def test_two_tables_of_one_folder_are_refused(file: Path, tmp_path: Path) -> None:
+    file.write_text(f'["{tmp_path}"]\n["{tmp_path}/"]')
+
+    with pytest.raises(CheckpointSettingsError, match="is there twice"):
+        read_checkpoint_settings(str(file))
+
+
 def test_a_missing_file_is_refused(file: Path) -> None:
     with pytest.raises(CheckpointSettingsError, match=re.escape(str(file))):
         read_checkpoint_settings(str(file))
@@ -140,7 +168,9 @@ def test_a_revision_is_named_once(file: Path) -> None:
 @pytest.mark.parametrize(
     ("generation", "parts"),
     [
-        ("num_beam = 2", ["generation.num_beam is 2", "expected one of", "num_beams"]),
+        ("num_beam = 2", ["generation.num_beam is 2", "parameter: did you mean num_beams?"]),
+        ("zzz = 2", ["generation.zzz is 2", "expected a generation parameter, one of bad_words"]),
+        ("guidance_scale = 3.0", ["guidance_scale is 3.0", NOT_SERVED["guidance_scale"]]),
         ("num_beams = 0", ["generation.num_beams is 0", "expected"]),
         ('pad_token_id = "<pad>"', ["generation.pad_token_id is '<pad>'", "a token id from 0"]),
         ("forced_bos_token_id = 99999", ["generation.forced_bos_token_id is 99999", "a token id"]),

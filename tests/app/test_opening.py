@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from app.opening import model_sources
-from app.settings import SHIPPED
+from app.opening import model_sources, open_service
+from app.settings import SHIPPED, Settings
+from model_core.errors import CheckpointError
 from model_core.models import ModelSource
 
 
@@ -45,3 +46,32 @@ def test_a_hub_id_may_have_a_revision() -> None:
 
 def test_a_checkpoint_of_both_tasks_is_loaded_once() -> None:
     assert len(model_sources(["owner/t5", "owner/t5"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("translate-en-d", "did you mean translate-en-de?"), ("no-such-thing", "on the Hub: ")],
+)
+def test_a_name_that_is_not_shipped_is_refused_with_those_that_are(
+    name: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    with pytest.raises(CheckpointError) as caught:
+        open_service(Settings(translate_model=(name,), summarize_model=()))
+
+    assert str(caught.value).startswith(f"{name}: expected ")
+    assert "a shipped checkpoint, summarize-en or translate-en-de" in str(caught.value)
+    assert hint in str(caught.value)
+
+
+def test_a_near_name_is_refused_without_a_question_to_the_hub(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(*arguments: object, **options: object) -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("model_core.repository.cached_file", ask)
+
+    with pytest.raises(CheckpointError, match="did you mean summarize-en"):
+        open_service(Settings(translate_model=(), summarize_model=("sumarize-en",)))

@@ -239,12 +239,32 @@ def test_missing_tokenizer_is_refused(name: str, tmp_path: Path) -> None:
     for path in folder.iterdir():
         if path.name not in kept:
             path.unlink()
-    assert_fails(str(folder), "expected a tokenizer")
+    assert_fails(
+        str(folder),
+        "expected a tokenizer",
+        "no tokenizer files",
+        "tokenizer.json",
+        "tokenizer_name",
+    )
 
 
 def test_tokenizer_without_its_vocabulary_is_refused(bart: Path) -> None:
     (bart / "tokenizer.json").unlink()
-    assert_fails(str(bart), "expected a tokenizer")
+    assert_fails(str(bart), "expected a tokenizer", "no tokenizer files")
+
+
+def test_an_argument_that_the_tokenizer_does_not_name_is_warned_of(
+    bart: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = {"pad_token": "<pad>", "use_fast": True, "model_max_length": 9, "padding_side": "left"}
+    load(bart, tokenizer=known)
+    assert not caplog.records
+    load(bart, tokenizer={"paddding_side": "left", "padd_token": "<pad>"})
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [warning.partition("argument ")[2] for warning in warnings] == [
+        "paddding_side, so that it may change nothing: did you mean padding_side?",
+        "padd_token, so that it may change nothing: did you mean pad_token?",
+    ]
 
 
 def test_missing_weight_is_refused(bart: Path) -> None:
