@@ -61,6 +61,10 @@ Decay = Annotated[
 ]
 
 
+Empty = Annotated[list[float], Field(max_length=0)]
+"""Takes back what the checkpoint names."""
+
+
 class Parameters(RequestBody):
     """Generation parameters with transformers' names; left out or null: the checkpoint's."""
 
@@ -112,7 +116,7 @@ class Parameters(RequestBody):
     encoder_repetition_penalty: Annotated[float, _bounded("encoder_repetition_penalty")] | None = (
         Field(None, description="Above 1 makes tokens of the source more likely.")
     )
-    exponential_decay_length_penalty: Decay | None = Field(
+    exponential_decay_length_penalty: Decay | Empty | None = Field(
         None,
         description="`[start, factor]`: after `start` generated tokens the score of EOS grows (or "
         "shrinks) by `factor` with each further token.",

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from model_core.generation import GenerationParameters
 from model_core.request import Hypothesis
-from model_core.search import START_LEN, Choice, Search, check_finite
+from model_core.search import START_LEN, Choice, Search
 from model_core.stopping import StopStrings
 
 _IMPOSSIBLE = -1.0e9
@@ -14,19 +15,29 @@ _IMPOSSIBLE = -1.0e9
 class BeamSearch(Search):
     """Beam search with the candidate, length-penalty and stopping rules of transformers 5.
 
-    `max(2, 1 + num_eos) * num_beams` candidates per request; those that end, and are among the
+    Every request has `num_candidates` candidates in each step; those that end, and are among the
     first `num_beams`, compete for the finished hypotheses with their score divided by
     `generated_len ** length_penalty`; the best that do not end live on.
+
+    Args:
+        capacity: See `Search`.
+        num_beams: See `Search`.
+        num_candidates: Of every request in the group. Which of two equal scores comes first depends
+            on how many are asked for, so requests with other numbers of them must not join.
+        device: See `Search`.
+        stop_strings: See `Search`.
     """
 
     def __init__(
         self,
         capacity: int,
         num_beams: int,
+        num_candidates: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
     ) -> None:
         super().__init__(capacity, num_beams, device, stop_strings)
+        self.num_candidates = num_candidates
         shape = (capacity, num_beams)
         self._live_scores = torch.zeros(shape, device=device)
         self._finished_scores = torch.zeros(shape, device=device)
@@ -34,13 +45,18 @@ class BeamSearch(Search):
         self._is_finished = torch.zeros(shape, dtype=torch.bool, device=device)
         self._finished_ids = torch.zeros((*shape, 0), dtype=torch.long, device=device)
 
+    def fits(self, parameters: GenerationParameters) -> bool:
+        """See `Search`."""
+        wanted = (parameters.num_beams, parameters.num_candidates)
+        return parameters.num_beams > 1 and wanted == (self.num_beams, self.num_candidates)
+
     def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see log-probabilities, as in transformers' beam search."""
         num_slots = self.num_slots
         log_probs = torch.log_softmax(logits.float(), dim=-1)
         log_probs = self._process(log_probs.view(num_slots, self.num_beams, -1))
         in_prompt = self._in_prompt()
-        scores, parents, token_ids = self._candidates(log_probs, in_prompt)
+        scores, parents, token_ids, is_usable = self._candidates(log_probs, in_prompt)
 
         full = self._lengths[:num_slots] + 1 >= self._max_lengths
         ended = self._is_eos(token_ids)
@@ -49,10 +65,7 @@ class BeamSearch(Search):
         ended &= ~in_prompt.to(self._device)[:, None]
         self._finish(scores, parents, token_ids, ended)
 
-        rank = torch.arange(scores.shape[1])
-        extra = (rank >= self._num_candidates[:, None]).to(self._device)
-        alive = (scores + ended * _IMPOSSIBLE).masked_fill(extra, -torch.inf)
-        live_scores, best = alive.topk(self.num_beams)
+        live_scores, best = (scores + ended * _IMPOSSIBLE).topk(self.num_beams)
         self._live_scores[:num_slots] = live_scores
         parents, token_ids = parents.gather(1, best), token_ids.gather(1, best)
         longest = int(self._lengths[:num_slots].max())
@@ -60,11 +73,12 @@ class BeamSearch(Search):
             self._token_ids[:num_slots, :, :longest], parents
         )
         self._append(token_ids)
-        none_goes_on = (ended | extra).all(-1)
-        done = (self._is_decided() | none_goes_on).cpu() & ~in_prompt
-        return Choice(parents, done.tolist())
+        done = (self._is_decided() | ended.all(-1)).cpu() & ~in_prompt
+        return Choice(parents, done.tolist(), (~is_usable).tolist())
 
-    def _candidates(self, log_probs: Tensor, in_prompt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(
+        self, log_probs: Tensor, in_prompt: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Scores, parents and tokens of the continuations of each slot that are considered.
 
         Args:
@@ -72,17 +86,20 @@ class BeamSearch(Search):
             in_prompt: [num_slots], on the CPU.
 
         Returns:
-            Each [num_slots, num_candidates]; slots that consider fewer have some too many. A slot
-            in its prompt has one candidate for each of its rows, with the token that is given.
+            Each [num_slots, num_candidates], and [num_slots]: whether a slot has a candidate with
+            a finite score. A slot in its prompt has one candidate for each of its rows, with the
+            token that is given.
         """
         num_slots, num_beams, vocab = log_probs.shape
         totals = (log_probs + self._live_scores[:num_slots, :, None]).view(num_slots, -1)
-        scores, flat = totals.topk(int(self._num_candidates.max()))
+        scores, flat = totals.topk(self.num_candidates)
         for slot, generator in self._drawing():
-            num_drawn = int(self._num_candidates[slot])
-            drawn = torch.multinomial(totals[slot].softmax(-1), num_drawn, generator=generator)
-            flat[slot, :num_drawn] = drawn
-            scores[slot, :num_drawn] = totals[slot, drawn]
+            probabilities = totals[slot].softmax(-1)
+            if probabilities.isfinite().all():
+                flat[slot] = torch.multinomial(
+                    probabilities, self.num_candidates, generator=generator
+                )
+                scores[slot] = totals[slot, flat[slot]]
         parents, token_ids = flat // vocab, flat % vocab
         if in_prompt.any():
             slots = in_prompt.nonzero()[:, 0].to(self._device)
@@ -90,17 +107,16 @@ class BeamSearch(Search):
             scores[slots, :num_beams] = self._live_scores[slots]
             parents[slots, :num_beams] = torch.arange(num_beams, device=self._device)
             token_ids[slots, :num_beams] = self._given()[slots]
-        check_finite(scores.amax(1))
-        return scores, parents, token_ids
+        return scores, parents, token_ids, scores.amax(1).isfinite()
 
     def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
         """See `Search`. Scores are transformers' `sequences_scores`.
 
         Fewer than `num_return_sequences` where the search found no more: transformers then fills
-        up with rows that never finished.
+        up with rows that never finished. None where scores leave the range of what is possible.
         """
         finished = int(self._is_finished[slot].sum())
-        wanted = max(1, min(self._slots[slot].parameters.num_return_sequences, finished))
+        wanted = min(self._slots[slot].parameters.num_return_sequences, finished)
         lengths = self._finished_lens[slot, :wanted].tolist()
         scores = self._finished_scores[slot, :wanted].tolist()
         token_ids = self._finished_ids[slot, :wanted].tolist()
@@ -180,9 +196,6 @@ class BeamSearch(Search):
     def _refresh(self) -> None:
         super()._refresh()
         parameters = [slot.parameters for slot in self._slots]
-        self._num_candidates = torch.tensor(
-            [max(2, 1 + len(p.eos_token_ids)) * self.num_beams for p in parameters]
-        )
         self._length_penalties = torch.tensor(
             [p.length_penalty for p in parameters], dtype=torch.float64, device=self._device
         )

@@ -1,13 +1,14 @@
 """Bounds of the generation parameters: the one table, which an operator can lower.
 
-The API's schema, its page and `model_core.generation.resolve` all take them from here.
+The API's schema, its page and `model_core.resolve` all take them from here.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-# Beyond, `generated_len ** length_penalty` leaves the range of float32 at about 1,000 tokens.
-_MAX_LENGTH_PENALTY = 10.0
+# Above, `generated_len ** length_penalty` leaves the range of float32 at about 1,000 tokens; below,
+# scores come near the -1e9 that stands for impossible hypotheses.
+_LENGTH_PENALTIES = (-2.0, 10.0)
 _MAX_SEED = 2**53 - 1  # larger numbers are not safe in JSON
 
 
@@ -51,18 +52,18 @@ _FROM_ZERO = Bound(0, 1_000_000)
 
 BOUNDS: Mapping[str, Bound] = {
     "num_beams": Bound(1, 1024),
-    "num_return_sequences": Bound(1, 64),
+    "num_return_sequences": Bound(1, 16),
     "max_length": Bound(2, 1_000_000),
     "max_new_tokens": _ONE_OR_MORE,
     "min_length": _FROM_ZERO,
     "min_new_tokens": _FROM_ZERO,
-    "length_penalty": Bound(-_MAX_LENGTH_PENALTY, _MAX_LENGTH_PENALTY),
+    "length_penalty": Bound(*_LENGTH_PENALTIES),
     "no_repeat_ngram_size": Bound(0, 1000),
     "encoder_no_repeat_ngram_size": Bound(0, 1000),
-    "repetition_penalty": Bound(0, 100, excludes_least=True),
-    "encoder_repetition_penalty": Bound(0, 100, excludes_least=True),
+    "repetition_penalty": Bound(0.01, 100),
+    "encoder_repetition_penalty": Bound(0.01, 100),
     "do_sample": Bound(0, 1),
-    "temperature": Bound(0, 100, excludes_least=True),
+    "temperature": Bound(0.001, 100),
     "top_k": _FROM_ZERO,
     "top_p": Bound(0, 1),
     "min_p": Bound(0, 1),
@@ -71,14 +72,13 @@ BOUNDS: Mapping[str, Bound] = {
     "epsilon_cutoff": Bound(0, 1, excludes_most=True),
     "eta_cutoff": Bound(0, 1, excludes_most=True),
     "seed": Bound(0, _MAX_SEED),
-    "eos_token_id": Bound(1, 64),
-    "forced_eos_token_id": Bound(1, 64),
+    "eos_token_id": Bound(0, 64),
+    "forced_eos_token_id": Bound(0, 64),
     "suppress_tokens": Bound(0, 10_000),
     "begin_suppress_tokens": Bound(0, 10_000),
     "bad_words_ids": Bound(0, 1000),
     "sequence_bias": Bound(0, 1000),
     "stop_strings": Bound(0, 8),
-    "target_prefix_ids": Bound(0, 1_000_000),
 }
 
 MAX_RUN_LEN = 64
@@ -87,8 +87,8 @@ BIAS = Bound(-1e4, 1e4)
 """Of one entry of `sequence_bias`."""
 DECAY_FACTOR = Bound(0, 10, excludes_least=True)
 """Second value of `exponential_decay_length_penalty`."""
-MAX_DECAY = 1e30
-"""What that factor may grow to at the maximum length: beyond, scores leave float32."""
+MAX_DECAY = 1e5
+"""What that factor may grow to at the maximum length: scores stay far from -1e9, "impossible"."""
 
 
 @dataclass(frozen=True, slots=True)

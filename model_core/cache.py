@@ -56,6 +56,11 @@ class KeyValues:
             tensor[:, :num_used, :, :length] = old[:, :num_used, :, :length]
         return new
 
+    def erase(self, slot: int) -> None:
+        """Leave nothing of a slot: masked entries take part in products, and 0 times NaN is NaN."""
+        self.keys[:, slot] = 0
+        self.values[:, slot] = 0
+
     def move(self, source: int, destination: int, length: int) -> None:
         """Copy the first `length` entries of one slot over another."""
         for tensor in (self.keys, self.values):
@@ -99,6 +104,10 @@ class CrossAttentionCache:
         self._bias[slot] = -torch.inf
         self._bias[slot, :source_len] = 0
         self._source_lens[slot] = source_len
+
+    def erase(self, slot: int) -> None:
+        """Leave nothing of a slot."""
+        self._entries.erase(slot)
 
     def move(self, source: int, destination: int) -> None:
         """Copy one slot over another."""
@@ -195,6 +204,11 @@ class SelfAttentionCache:
     def clear(self, slot: int) -> None:
         """Make a slot ready for a new request."""
         self._ancestry[slot] = -1
+
+    def erase(self, slot: int) -> None:
+        """Leave nothing of a slot."""
+        for block in self._blocks:
+            block.erase(slot)
 
     def move(self, source: int, destination: int, target_len: int) -> None:
         """Copy the first `target_len` positions of one slot over another."""

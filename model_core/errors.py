@@ -9,7 +9,6 @@ TandemError
 │   └── UnknownLanguageError     a language (pair) that the checkpoint does not know
 ├── QueueFullError               refused early: no room to wait
 ├── DeadlineExceededError        accepted, but not finished in time
-├── NonFiniteScoreError          no token has a finite score; ends as RequestFailedError
 ├── RequestFailedError           its own step raised; its batch mates go on
 └── EngineClosedError            draining, stopped or dead: nothing new is taken
 """
@@ -95,10 +94,6 @@ class QueueFullError(TandemError):
 
 class DeadlineExceededError(TandemError):
     """The request's deadline passed before it was finished."""
-
-
-class NonFiniteScoreError(TandemError):
-    """The scores of some request are NaN, or no token is left to choose."""
 
 
 class RequestFailedError(TandemError):

@@ -121,16 +121,15 @@ class GenerateRunner:
         with seeded(parameters, self._model.device), self._mode.as_loaded(source_len):
             result: Any = self._model.generate(  # type: ignore[operator]
                 **inputs,
-                **self._arguments(parameters, len(batch)),
-                stopping_criteria=StoppingCriteriaList([stop_abandoned, step_scores]),
+                **generate_arguments(parameters, num_sources=len(batch), device=self._model.device),
+                stopping_criteria=StoppingCriteriaList(
+                    [stop_abandoned, self._stop_at_strings(parameters), step_scores]
+                ),
                 return_dict_in_generate=True,
                 output_scores=True,
             )
-        stop = None
-        if self._stop_strings is not None and parameters.stop_strings:
-            stop = self._stop_strings.criterion(parameters.stop_strings)
         rows = result.sequences[:, 1:].tolist()
-        targets = [cut_target(row, parameters, stop) for row in rows]
+        targets = [cut_target(row, parameters, self._stop_strings) for row in rows]
         if parameters.num_beams == 1:
             scores = step_scores.normalised(targets)
         else:
@@ -146,11 +145,9 @@ class GenerateRunner:
             for request, rows in zip(batch, slices, strict=True)
         ]
 
-    def _arguments(self, parameters: GenerationParameters, num_sources: int) -> dict[str, Any]:
-        tokenizer = None if self._stop_strings is None else self._stop_strings.tokenizer
-        return generate_arguments(
-            parameters, num_sources=num_sources, device=self._model.device, tokenizer=tokenizer
-        )
+    def _stop_at_strings(self, parameters: GenerationParameters) -> "_StopAtStrings":
+        strings = () if self._stop_strings is None else parameters.stop_strings
+        return _StopAtStrings(self._stop_strings, strings)
 
     def _padded(self, batch: list[Request]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask`, and the mask of global attention: [batch, source_len]."""
@@ -195,6 +192,27 @@ class _StopAbandoned(StoppingCriteria):
         is_stopped = torch.tensor([each in self.stopped for each in self._batch])
         rows_per_request = input_ids.shape[0] // len(self._batch)
         return is_stopped.repeat_interleave(rows_per_request).to(input_ids.device)
+
+
+class _StopAtStrings(StoppingCriteria):
+    """Stops rows that end with one of these strings."""
+
+    def __init__(self, stop_strings: StopStrings | None, strings: tuple[str, ...]) -> None:
+        self._stop_strings = stop_strings
+        self._strings = strings
+
+    def __call__(self, input_ids: Tensor, scores: tuple[Tensor, ...], **kwargs: object) -> Tensor:
+        """Which rows to stop: [num_rows], bool.
+
+        Args:
+            input_ids: [num_rows, target_len].
+            scores: Not used.
+            kwargs: Not used.
+        """
+        if self._stop_strings is None or not self._strings:
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        stopped = [self._stop_strings.ends(self._strings, row) for row in input_ids.tolist()]
+        return torch.tensor(stopped, device=input_ids.device)
 
 
 class _StepScores(StoppingCriteria):

@@ -112,6 +112,11 @@ class GenerationParameters:
         """Hypotheses that are decoded side by side: the beam, or the sequences to draw."""
         return self.num_beams if self.num_beams > 1 else self.num_return_sequences
 
+    @property
+    def num_candidates(self) -> int:
+        """Continuations that a beam search considers in each step: more than can end."""
+        return max(2, 1 + len(self.eos_token_ids)) * self.num_beams
+
     def generate_kwargs(self) -> dict[str, Any]:
         """The same request as keyword arguments of transformers' `generate()`.
 

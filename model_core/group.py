@@ -6,6 +6,7 @@ the hole. There are never more slots than four times those in use.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -20,6 +21,19 @@ from model_core.cache import (
 )
 from model_core.request import Output, Request
 from model_core.search import Search
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Who leaves a group after a step.
+
+    Attributes:
+        finished: Requests that ended, with their results.
+        failed: Requests without a token, or a hypothesis, of a finite score.
+    """
+
+    finished: list[tuple[Request, Output]] = field(default_factory=list)
+    failed: list[Request] = field(default_factory=list)
 
 
 class Group:
@@ -113,24 +127,29 @@ class Group:
         entries, bias = self._sources
         return attend(self._by_slot(query), (entries,), (bias,), layer)
 
-    def choose(self, logits: Tensor) -> list[tuple[Request, Output]]:
+    def choose(self, logits: Tensor) -> Chosen:
         """Let the search choose from the logits of this step, [num_rows, vocab].
 
         Returns:
-            The requests that ended, with their results; their slots are free.
+            The requests that leave; their slots are free.
         """
         choice = self.search.advance(logits)
         if choice.parents is not None:
             self._self_cache.choose_parents(choice.parents)
-        finished = [
-            (request, Output.of(request, self.search.hypotheses(slot)))
-            for slot, (request, done) in enumerate(zip(self.requests, choice.done, strict=True))
-            if done
-        ]
+        chosen = Chosen()
+        for slot, request in enumerate(self.requests):
+            hypotheses = self.search.hypotheses(slot) if choice.done[slot] else ()
+            if choice.failed[slot] or (choice.done[slot] and not hypotheses):
+                self._cross_cache.erase(slot)
+                self._self_cache.erase(slot)
+                chosen.failed.append(request)
+            elif choice.done[slot]:
+                chosen.finished.append((request, Output.of(request, hypotheses)))
+        leaving = {*chosen.failed, *(request for request, _ in chosen.finished)}
         # From the back, so that a slot that moves is one that stays.
-        for request, _ in reversed(finished):
+        for request in reversed([each for each in self.requests if each in leaving]):
             self.remove(request)
-        return finished
+        return chosen
 
     def _resize(self, num_slots: int) -> None:
         """Double or halve the slots: what is copied stays a fraction of what was decoded."""

@@ -61,8 +61,11 @@ class IsolatingRunner:
             _logger.exception("a step failed with requests %s", _ids(self._running))
             self._isolate(*_halves(tuple(self._running)))
             return StepReport((), 0)
-        for request, _ in report.finished:
+        for request in (*report.failed, *(request for request, _ in report.finished)):
             del self._running[request]
+        if report.failed:
+            _logger.error("no finite score for requests %s", _ids(report.failed))
+            self._failed.extend(report.failed)
         self._end_isolation_if_done()
         return report
 

@@ -10,6 +10,7 @@ from model_core.beam_search import BeamSearch
 from model_core.cache import BLOCK_LEN
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_length
+from model_core.generation import GenerationParameters
 from model_core.group import Group
 from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
@@ -75,10 +76,13 @@ class LeanRunner:
         num_rows = [group.num_rows for group in groups]
         logits = self._decoder.step(torch.cat(token_ids), torch.cat(positions), groups)
         finished: list[tuple[Request, Output]] = []
+        failed: list[Request] = []
         for group, rows in zip(groups, torch.split(logits, num_rows), strict=True):
-            finished += group.choose(rows)
+            chosen = group.choose(rows)
+            finished += chosen.finished
+            failed += chosen.failed
         self._drop_empty_groups()
-        return StepReport(tuple(finished), sum(num_rows))
+        return StepReport(tuple(finished), sum(num_rows), tuple(failed))
 
     @torch.inference_mode()
     def remove(self, requests: Sequence[Request]) -> None:
@@ -115,25 +119,33 @@ class LeanRunner:
 
     def _group_for(self, request: Request) -> Group:
         """A group with a free slot for this kind of search, width and source length."""
-        search_type = BeamSearch if request.parameters.num_beams > 1 else Sampler
-        num_beams = request.parameters.num_hypotheses
         capacity = _source_capacity(request.source_len)
         for group in self._groups:
-            is_alike = isinstance(group.search, search_type) and group.num_beams == num_beams
-            if is_alike and group.source_capacity == capacity and not group.is_full:
+            is_alike = group.source_capacity == capacity and group.search.fits(request.parameters)
+            if is_alike and not group.is_full:
                 return group
-        search: Search = search_type(
-            MAX_SLOTS_PER_GROUP, num_beams, self._layout.device, self._stop_strings
-        )
         group = Group(
             self._layout,
-            search,
+            self._search_for(request.parameters),
             max_slots=MAX_SLOTS_PER_GROUP,
             source_capacity=capacity,
             position_biases=self._decoder.position_biases,
         )
         self._groups.append(group)
         return group
+
+    def _search_for(self, parameters: GenerationParameters) -> Search:
+        device, stop_strings = self._layout.device, self._stop_strings
+        if parameters.num_beams == 1:
+            width = parameters.num_return_sequences
+            return Sampler(MAX_SLOTS_PER_GROUP, width, device, stop_strings)
+        return BeamSearch(
+            MAX_SLOTS_PER_GROUP,
+            parameters.num_beams,
+            parameters.num_candidates,
+            device,
+            stop_strings,
+        )
 
     def _drop_empty_groups(self) -> None:
         self._groups = [group for group in self._groups if group.requests]

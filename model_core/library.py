@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, StopStringCriteria
 
 from model_core.generation import GenerationParameters
-from model_core.stopping import stops
+from model_core.stopping import StopStrings
 
 NEVER_FINISHED = -9e8
 """Rows that never finished have scores below it.
@@ -22,26 +21,19 @@ _seeding = threading.Lock()  # the library draws from the process's one generato
 
 
 def generate_arguments(
-    parameters: GenerationParameters,
-    *,
-    num_sources: int = 1,
-    device: torch.device,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    parameters: GenerationParameters, *, num_sources: int = 1, device: torch.device
 ) -> dict[str, Any]:
-    """Keyword arguments of `generate()`, the source itself apart.
+    """Keyword arguments of `generate()`, the source itself and stop strings apart.
 
     Args:
         parameters: Of every source of the call.
         num_sources: How many there are.
         device: Where the model is.
-        tokenizer: The checkpoint's; needed where the parameters have stop strings.
     """
-    arguments = parameters.generate_kwargs()
+    arguments = parameters.generate_kwargs() | {"stop_strings": None}
     if parameters.target_prefix_ids:
         prompt = torch.tensor([parameters.prompt_ids], device=device)
         arguments["decoder_input_ids"] = prompt.repeat(num_sources, 1)
-    if parameters.stop_strings:
-        arguments["tokenizer"] = tokenizer
     return arguments
 
 
@@ -58,21 +50,21 @@ def seeded(parameters: GenerationParameters, device: torch.device) -> Iterator[N
 
 
 def cut_target(
-    row: Sequence[int], parameters: GenerationParameters, stop: StopStringCriteria | None = None
+    row: Sequence[int], parameters: GenerationParameters, stop_strings: StopStrings | None = None
 ) -> tuple[int, ...]:
     """The target tokens of one row of `generate()`: behind what ended it, there is padding.
 
     Args:
         row: Tokens after the decoder start token.
         parameters: Of the request.
-        stop: Its stop strings, where it has any.
+        stop_strings: The checkpoint's; needed where the request has any.
     """
-    first = len(parameters.target_prefix_ids)
-    for index in range(first, len(row)):
-        ended = row[index] in parameters.eos_token_ids
-        if not ended and stop is not None:
-            target = torch.tensor([[parameters.decoder_start_token_id, *row[: index + 1]]])
-            ended = bool(stops(stop, target))
+    strings = parameters.stop_strings
+    target = [parameters.decoder_start_token_id, *row]
+    for length in range(parameters.prompt_len + 1, len(target) + 1):
+        ended = target[length - 1] in parameters.eos_token_ids
+        if not ended and strings and stop_strings is not None:
+            ended = stop_strings.ends(strings, target[:length])
         if ended:
-            return tuple(row[: index + 1])
+            return tuple(target[1:length])
     return tuple(row)

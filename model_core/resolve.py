@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard, TypeVar
 
-from model_core.bounds import BIAS, BOUNDS, DECAY_FACTOR, MAX_DECAY, MAX_RUN_LEN, Bound
+from model_core.bounds import BIAS, BOUNDS, DECAY_FACTOR, MAX_RUN_LEN, Bound
+from model_core.contradictions import check_together
 from model_core.errors import InvalidParameterError
 from model_core.generation import (
     EarlyStopping,
@@ -60,7 +61,11 @@ class _Resolver:
     def parameters(self) -> GenerationParameters:
         """See `resolve`."""
         defaults = self._defaults
-        prefix_ids = self._take("target_prefix_ids", self._token_ids, ())
+        forced_bos_token_id = self._take("forced_bos_token_id", self._token_id, None)
+        prefix_ids = tuple(
+            self._token_id("target_prefix", token_id)
+            for token_id in self._named.target_prefix_ids or ()
+        )
         prompt_len = 1 + len(prefix_ids)
         max_length = self._max_length(prompt_len)
         eos_token_ids = self._take("eos_token_id", self._unique_token_ids, ())
@@ -86,7 +91,7 @@ class _Resolver:
             exponential_decay_length_penalty=self._take(
                 "exponential_decay_length_penalty", _decay, None
             ),
-            forced_bos_token_id=self._take("forced_bos_token_id", self._token_id, None),
+            forced_bos_token_id=forced_bos_token_id,
             forced_eos_token_ids=self._take("forced_eos_token_id", self._unique_token_ids, ()),
             suppress_tokens=self._take("suppress_tokens", self._unique_token_ids, ()),
             begin_suppress_tokens=self._take("begin_suppress_tokens", self._unique_token_ids, ()),
@@ -98,7 +103,7 @@ class _Resolver:
         )
         if self._do_sample():
             parameters = self._sampled(parameters)
-        _check_together(parameters, defaults.vocab_size)
+        check_together(parameters, defaults.vocab_size)
         return parameters
 
     def _sampled(self, parameters: GenerationParameters) -> GenerationParameters:
@@ -140,14 +145,14 @@ class _Resolver:
         positions = self._defaults.max_target_len
         if positions is not None and positions <= bound:
             bound, reason = positions, "the checkpoint's decoder positions"
-        is_named = getattr(self._overrides, name) is not None
-        if length is not None and length > bound and is_named:
-            most = bound - (length - count)
-            raise InvalidParameterError(name, count, f"at most {most} ({reason})")
         max_length = min(DEFAULT_MAX_LENGTH if length is None else length, bound)
         if max_length <= prompt_len:
             expected = f"a prefix of at most {max_length - 2} tokens, for a length of {max_length}"
             raise InvalidParameterError("target_prefix", f"{prompt_len - 1} tokens", expected)
+        is_named = getattr(self._overrides, name) is not None
+        if length is not None and length > bound and is_named:
+            most = bound - (length - count)
+            raise InvalidParameterError(name, count, f"at most {most} ({reason})")
         return max_length
 
     def _min_length(self, max_length: int, prompt_len: int) -> int:
@@ -245,8 +250,10 @@ class _Resolver:
         return tuple(dict.fromkeys(values))
 
     def _counted(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
+        """A request's list has a bound, a checkpoint's own has none."""
         bound = self._bound(name)
-        if len(values) > bound.most:
+        is_named = getattr(self._overrides, name) is not None
+        if is_named and len(values) > bound.most:
             expected = f"at most {int(bound.most)} of them"
             raise InvalidParameterError(name, f"{len(values)} entries", expected)
         return values
@@ -259,52 +266,6 @@ _SAMPLING = (
 _ANY = GenerationParameters(
     decoder_start_token_id=0, pad_token_id=0, eos_token_ids=(), max_length=2
 )
-
-
-def _check_together(parameters: GenerationParameters, vocab_size: int) -> None:
-    _check_num_return_sequences(parameters)
-    suppressed = set(parameters.suppress_tokens)
-    banned = suppressed.union(word[0] for word in parameters.bad_words_ids if len(word) == 1)
-    if parameters.min_length > 1:
-        banned |= set(parameters.eos_token_ids)
-    if len(banned | set(parameters.begin_suppress_tokens)) >= vocab_size:
-        expected = "some token left to choose (bad_words_ids and min_length ban others)"
-        raise InvalidParameterError("suppress_tokens", "every token", expected)
-    forced_bos = parameters.forced_bos_token_id
-    if forced_bos in suppressed:
-        raise InvalidParameterError("forced_bos_token_id", forced_bos, "not suppressed")
-    forced_eos = parameters.forced_eos_token_ids
-    if parameters.max_length == parameters.prompt_len + 1:
-        suppressed |= set(parameters.begin_suppress_tokens)
-    if forced_eos and suppressed.issuperset(forced_eos):
-        raise InvalidParameterError("forced_eos_token_id", list(forced_eos), "not suppressed")
-    _check_decay(parameters)
-
-
-def _check_num_return_sequences(parameters: GenerationParameters) -> None:
-    wanted = parameters.num_return_sequences
-    if parameters.do_sample and parameters.num_beams == 1:
-        return
-    if wanted > parameters.num_beams:
-        expected = f"at most num_beams, {parameters.num_beams}, unless do_sample is true"
-        raise InvalidParameterError("num_return_sequences", wanted, expected)
-
-
-def _check_decay(parameters: GenerationParameters) -> None:
-    decay = parameters.exponential_decay_length_penalty
-    if decay is None:
-        return
-    if not parameters.eos_token_ids:
-        expected = "none without an eos_token_id"
-        raise InvalidParameterError("exponential_decay_length_penalty", decay, expected)
-    if parameters.remove_invalid_values:  # its stand-in for infinity overflows at once
-        expected = "none together with remove_invalid_values"
-        raise InvalidParameterError("exponential_decay_length_penalty", decay, expected)
-    start, factor = decay
-    steps = max(0, parameters.max_length - parameters.prompt_len - start)
-    if factor > 1 and factor > MAX_DECAY ** (1 / max(1, steps)):
-        expected = f"a factor that stays below {MAX_DECAY:g} until the maximum length"
-        raise InvalidParameterError("exponential_decay_length_penalty", decay, expected)
 
 
 def _is_int(value: object) -> TypeGuard[int]:

@@ -32,10 +32,12 @@ class StepReport:
     Attributes:
         finished: Requests that ended in this step, with their results; they have left the runner.
         num_rows: Hypotheses that went through the decoder.
+        failed: Requests that had no token with a finite score; they have left the runner.
     """
 
     finished: tuple[tuple[Request, Output], ...]
     num_rows: int
+    failed: tuple[Request, ...] = ()
 
 
 class ModelRunner(Protocol):

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from model_core.generation import GenerationParameters
 from model_core.request import Hypothesis
-from model_core.search import START_LEN, Choice, Search, check_finite
+from model_core.search import START_LEN, Choice, Search
 from model_core.stopping import StopStrings
 
 
@@ -29,24 +30,43 @@ class Sampler(Search):
         self._ended_lens = torch.zeros(shape, dtype=torch.long, device=device)
         self._pad_token_ids = torch.zeros(0, dtype=torch.long)
 
+    def fits(self, parameters: GenerationParameters) -> bool:
+        """See `Search`."""
+        return parameters.num_beams == 1 and parameters.num_return_sequences == self.num_beams
+
     def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see raw logits, as in transformers' `_sample`."""
         num_slots = self.num_slots
         scores = self._process(logits.float().view(num_slots, self.num_beams, -1))
         token_ids = scores.argmax(-1)
-        for slot, generator in self._drawing():
-            probabilities = scores[slot].softmax(-1)
-            token_ids[slot] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        undrawable = self._draw(scores, token_ids)
         chosen = scores.gather(2, token_ids[..., None])[..., 0] - scores.logsumexp(-1)
 
         in_prompt = self._in_prompt().to(self._device)[:, None]
         idle = self._ended[:num_slots] | in_prompt
         chosen = chosen.masked_fill(idle, 0)
-        check_finite(chosen)
+        failed: list[bool] = (~chosen.isfinite().all(1)).tolist()
         self._scores[:num_slots] += chosen
         token_ids = torch.where(in_prompt, self._given(), token_ids)
         token_ids = torch.where(self._ended[:num_slots], self._pad_token_ids, token_ids)
-        return Choice(None, self._end(token_ids, in_prompt))
+        done = self._end(token_ids, in_prompt)
+        return Choice(None, done, [slot in undrawable or each for slot, each in enumerate(failed)])
+
+    def _draw(self, scores: Tensor, token_ids: Tensor) -> set[int]:
+        """Replace the tokens of the slots that draw; gives those in which no token can be drawn.
+
+        Args:
+            scores: [num_slots, num_beams, vocab], processed.
+            token_ids: [num_slots, num_beams], changed in place.
+        """
+        undrawable = set()
+        for slot, generator in self._drawing():
+            probabilities = scores[slot].softmax(-1)
+            if probabilities.isfinite().all():
+                token_ids[slot] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            else:
+                undrawable.add(slot)
+        return undrawable
 
     def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
         """See `Search`. Score: sum of log-probabilities / generated_len ** length_penalty.

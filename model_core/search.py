@@ -12,14 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import StopStringCriteria
 
-from model_core.errors import NonFiniteScoreError
 from model_core.generation import GenerationParameters
 from model_core.logits import History, LogitsProcessor, build_processors
 from model_core.own_processors import OwnProcessors
 from model_core.request import Hypothesis, finish_reason
-from model_core.stopping import StopStrings, stops
+from model_core.stopping import StopStrings
 
 _NO_TOKEN = -1
 START_LEN = 1
@@ -34,10 +32,12 @@ class Choice:
         parents: [num_slots, num_beams], the row each new hypothesis extends; None where every
             row extends itself.
         done: Per slot, whether its request has ended.
+        failed: Per slot, whether its request has no token with a finite score: it must leave.
     """
 
     parents: Tensor | None
     done: list[bool]
+    failed: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,11 @@ class _Slot:
     Attributes:
         parameters: Of the request.
         processors: Logits processors that are not vectorised.
-        stop: Its stop strings, where it has any.
         generator: What its tokens are drawn with, where they are drawn.
     """
 
     parameters: GenerationParameters
     processors: OwnProcessors
-    stop: StopStringCriteria | None
     generator: torch.Generator | None
 
 
@@ -67,7 +65,7 @@ class Search(ABC):
         capacity: Most slots.
         num_beams: Hypotheses per slot.
         device: Where the logits are.
-        stop_strings: Makes the criteria of requests with stop strings.
+        stop_strings: The checkpoint's; None where no request has any.
     """
 
     def __init__(
@@ -132,14 +130,15 @@ class Search(ABC):
 
         Args:
             logits: [num_slots * num_beams, vocab]; changed in place.
-
-        Raises:
-            NonFiniteScoreError: A slot has no token with a finite score.
         """
         if self._is_stale:
             self._refresh()
             self._is_stale = False
         return self._choose(logits)
+
+    @abstractmethod
+    def fits(self, parameters: GenerationParameters) -> bool:
+        """Whether a request can join the group."""
 
     @abstractmethod
     def _choose(self, logits: Tensor) -> Choice:
@@ -158,14 +157,11 @@ class Search(ABC):
         """Every tensor whose first dimension is the slot, apart from the lengths."""
 
     def _new_slot(self, parameters: GenerationParameters, source_ids: Sequence[int]) -> _Slot:
-        stop = None
-        if parameters.stop_strings and self._stop_strings is not None:
-            stop = self._stop_strings.criterion(parameters.stop_strings)
         generator = None
         if parameters.do_sample:
             generator = torch.Generator(self._device).manual_seed(parameters.seed)
         processors = OwnProcessors.build(parameters, source_ids, self._device)
-        return _Slot(parameters, processors, stop, generator)
+        return _Slot(parameters, processors, generator)
 
     def _refresh(self) -> None:
         """Rebuild what depends on which requests are in the group: once per step at most."""
@@ -229,24 +225,23 @@ class Search(ABC):
             parents: [num_slots, n], rows that the candidates extend; None: candidate `i` row `i`.
             token_ids: [num_slots, n], their last tokens.
         """
+        if self._stop_strings is None:
+            return
         for slot, own in enumerate(self._slots):
-            if own.stop is None or self._lengths[slot] < own.parameters.prompt_len:
+            strings, length = own.parameters.stop_strings, int(self._lengths[slot])
+            if not strings or length < own.parameters.prompt_len:
                 continue
-            rows = self._token_ids[slot, :, : self._lengths[slot]]
-            rows = rows if parents is None else rows[parents[slot]]
-            candidates = torch.cat((rows, token_ids[slot, :, None]), dim=1)
-            ended[slot] |= stops(own.stop, candidates)
+            rows = self._token_ids[slot, :, :length].tolist()
+            origins = range(len(rows)) if parents is None else parents[slot].tolist()
+            last_ids = token_ids[slot].tolist()
+            ended[slot] |= torch.tensor(
+                [
+                    self._stop_strings.ends(strings, [*rows[row], last_id])
+                    for row, last_id in zip(origins, last_ids, strict=True)
+                ],
+                device=self._device,
+            )
 
     def _hypothesis(self, slot: int, token_ids: list[int], score: float) -> Hypothesis:
         parameters = self._slots[slot].parameters
         return Hypothesis(tuple(token_ids), score, finish_reason(token_ids, parameters))
-
-
-def check_finite(scores: Tensor) -> None:
-    """Refuse to go on from scores of which one is NaN or infinite.
-
-    What such a request has written into the caches must not stay there: whoever catches the error
-    resets the runner.
-    """
-    if not bool(scores.isfinite().all()):
-        raise NonFiniteScoreError("a request has no token with a finite score")

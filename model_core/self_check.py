@@ -68,7 +68,12 @@ class _RandomSearch(Search):
         index = parents[:, :, None].expand(-1, -1, self._token_ids.shape[2])
         self._token_ids[: self.num_slots] = self._token_ids[: self.num_slots].gather(1, index)
         self._append(self._choices[drawn].to(self._device))
-        return Choice(parents, [False] * self.num_slots)
+        nobody = [False] * self.num_slots
+        return Choice(parents, done=nobody, failed=nobody)
+
+    def fits(self, parameters: GenerationParameters) -> bool:
+        """Never asked for."""
+        raise NotImplementedError
 
     def targets(self) -> list[Tensor]:
         """Target tokens of every slot, [num_beams, target_len] each."""

@@ -1,22 +1,22 @@
-"""Strings that end an answer: the library's own criterion, made once for each set of strings."""
+"""Strings that end an answer, with the meaning that `generate()` gives them.
+
+A hypothesis ends with the token in which a stop string ends; what else the token says stays. The
+library's own criterion walks through the whole vocabulary for each new set of strings, which takes
+seconds and hundreds of megabytes for a large one. This looks at the last tokens instead.
+"""
 
 import copy
 import threading
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StopStringCriteria
 
-from model_core.errors import InvalidParameterError
-
-_MAX_KEPT = 32
+Pieces = Mapping[int, str | bytes]
 
 
 class StopStrings:
-    """The stop-string criteria of one checkpoint, for any number of threads.
-
-    Making one walks through the whole vocabulary: the thread that prepares a request does it, and
-    the engine's thread finds it made.
+    """What the tokens of one checkpoint spell, for any number of threads.
 
     Args:
         tokenizer: The checkpoint's; a copy of it is kept.
@@ -24,28 +24,47 @@ class StopStrings:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = copy.deepcopy(tokenizer)
+        self._pieces: Pieces | None = None
         self._lock = threading.Lock()
-        self._make = lru_cache(maxsize=_MAX_KEPT)(self._criterion)
 
-    def criterion(self, strings: tuple[str, ...]) -> StopStringCriteria:
-        """The criterion of these strings.
+    def prepare(self) -> None:
+        """Spell every token once; the thread that prepares a request spares the engine's that."""
+        self._spelled()
 
-        Raises:
-            InvalidParameterError: No token can end with one of them.
-        """
-        with self._lock:
-            return self._make(strings)
+    def ends(self, strings: Sequence[str], token_ids: Sequence[int]) -> bool:
+        """Whether the last of [target_len] tokens completes one of these strings."""
+        pieces = self._spelled()
+        last = pieces.get(token_ids[-1])
+        if not last:
+            return False
+        longest = max(map(len, strings))
+        text = last
+        for token_id in reversed(token_ids[-longest:-1]):
+            piece = pieces.get(token_id)
+            if piece is None or len(text) - len(last) >= 4 * longest:  # 4: bytes of a character
+                break
+            text = piece + text  # type: ignore[operator]  # all pieces are of one type
+        before = len(text) - len(last)
+        return any(_ends_behind(text, string, before) for string in strings)
 
-    def _criterion(self, strings: tuple[str, ...]) -> StopStringCriteria:
-        try:
-            return StopStringCriteria(self.tokenizer, list(strings))
-        except ValueError as error:
-            expected = "characters that the checkpoint's vocabulary has"
-            raise InvalidParameterError("stop_strings", list(strings), expected) from error
+    def _spelled(self) -> Pieces:
+        if self._pieces is None:
+            with self._lock:
+                if self._pieces is None:
+                    self._pieces = _spell(self.tokenizer)
+        return self._pieces
 
 
-def stops(criterion: StopStringCriteria, token_ids: Tensor) -> Tensor:
-    """Which of [n, target_len] targets end with a stop string: [n], bool."""
-    stopped = criterion(token_ids, None)
-    assert isinstance(stopped, Tensor)
-    return stopped
+def _spell(tokenizer: PreTrainedTokenizerBase) -> Pieces:
+    """What each token adds to a text: bytes where tokens may be parts of a character."""
+    library: Any = StopStringCriteria
+    mode = library._get_stop_string_matching_mode(tokenizer)
+    pieces, token_ids = library.clean_tokenizer_vocab(tokenizer, stop_string_matching_mode=mode)
+    return dict(zip(token_ids, pieces, strict=True))
+
+
+def _ends_behind(text: str | bytes, string: str, before: int) -> bool:
+    """Whether the string occurs in the text with its end behind the first `before` characters."""
+    wanted = string if isinstance(text, str) else string.encode()
+    start = max(0, before - len(wanted) + 1)
+    return text.find(wanted, start) >= 0  # type: ignore[arg-type]  # both are str, or bytes

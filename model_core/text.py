@@ -108,8 +108,8 @@ class TextProcessor:
         if target_prefix:
             named = self._with_prefix(target_prefix, named, defaults)
         parameters = resolve(defaults, named, limits=self._limits)
-        if parameters.stop_strings:  # made here, so that the engine's thread finds it made
-            self._checkpoint.stop_strings.criterion(parameters.stop_strings)
+        if parameters.stop_strings:
+            self._checkpoint.stop_strings.prepare()
         lead = pair.prefix or self._checkpoint.task_prefixes.get(task_name or "", "")
         source_ids, truncated = self._encode(text, lead, pair.tokenizer_lang, overflow)
         _check_shared_vocabulary(parameters, source_ids, defaults.vocab_size)

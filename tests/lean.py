@@ -78,7 +78,7 @@ def parameter_choices(name: str) -> dict[str, list[Any]]:
         "encoder_repetition_penalty": [1.0, 1.5, 0.7],
         "exponential_decay_length_penalty": [None, (3, 1.05), (6, 0.9)],
         "forced_bos_token_id": [None, *tokens(2)],
-        "forced_eos_token_id": [(), eos],
+        "forced_eos_token_id": [(), eos, tokens(2)],
         "suppress_tokens": [(), tokens(5), tokens(30)],
         "begin_suppress_tokens": [(), tokens(5), tokens(60)],
         "bad_words_ids": [(), (tokens(1), tokens(2), tokens(3), eos)],

@@ -194,10 +194,7 @@ def _without_padding(result: Any, asked: Asked) -> list[list[int]]:
         return [row[: num_given + count] for row, count in zip(rows, num_new, strict=True)]
     if len(rows) == 1:
         return rows
-    stop = None
-    if asked.stop_strings is not None and parameters.stop_strings:
-        stop = asked.stop_strings.criterion(parameters.stop_strings)
-    return [list(cut_target(row, parameters, stop)) for row in rows]
+    return [list(cut_target(row, parameters, asked.stop_strings)) for row in rows]
 
 
 def _own_score(

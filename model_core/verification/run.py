@@ -12,7 +12,6 @@ import torch
 from model_core.errors import TandemError
 from model_core.models import ServedModel
 from model_core.request import Output
-from model_core.stopping import StopStrings
 from model_core.text import PreparedSource
 from model_core.verification.compare import Comparison, compare
 from model_core.verification.near_tie import explain
@@ -166,7 +165,7 @@ def _ask_generate(
 
 def _ask_alone(model: ServedModel, source: PreparedSource) -> Reference:
     checkpoint, parameters = model.checkpoint, source.parameters
-    stop_strings = StopStrings(checkpoint.tokenizer) if parameters.stop_strings else None
+    stop_strings = checkpoint.stop_strings if parameters.stop_strings else None
     return generate_alone(
         checkpoint.model,
         source.source_ids,

@@ -89,11 +89,11 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"num_beams": 9}, "num_beams", "at most 8"),
     ({"num_return_sequences": 0}, "num_return_sequences", "from 1"),
     ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences", "at most num_beams, 2"),
-    ({"length_penalty": "high"}, "length_penalty", "a number from -10 to 10"),
+    ({"length_penalty": "high"}, "length_penalty", "a number from -2 to 10"),
     ({"length_penalty": float("nan")}, "length_penalty", "a number"),
     ({"length_penalty": 11}, "length_penalty", "a number"),
-    ({"repetition_penalty": 0.0}, "repetition_penalty", "above 0"),
-    ({"repetition_penalty": False}, "repetition_penalty", "above 0"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty", "from 0.01"),
+    ({"repetition_penalty": False}, "repetition_penalty", "from 0.01"),
     ({"early_stopping": "always"}, "early_stopping", '"never"'),
     ({"early_stopping": 1}, "early_stopping", "true, false"),
     ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size", "from 0"),
@@ -129,7 +129,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"sequence_bias": [[[], 1.0]]}, "sequence_bias", "pairs of token ids"),
     ({"sequence_bias": [[[5], 1.0], [[5], 2.0]]}, "sequence_bias", "each run of ids once"),
     ({"sequence_bias": "tea"}, "sequence_bias", "pairs of token ids"),
-    ({"temperature": 0}, "temperature", "a number above 0 and at most 100"),
+    ({"temperature": 0}, "temperature", "a number from 0.001 to 100"),
     ({"top_k": -1}, "top_k", "a whole number from 0"),
     ({"top_p": 1.1}, "top_p", "a number from 0 to 1"),
     ({"min_p": float("nan")}, "min_p", "a number from 0 to 1"),
@@ -138,18 +138,18 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": 2**53}, "seed", "a whole number"),
     ({"do_sample": 1}, "do_sample", "true or false"),
     ({"num_return_sequences": 2}, "num_return_sequences", "unless do_sample is true"),
-    ({"do_sample": True, "num_return_sequences": 65}, "num_return_sequences", "from 1 to 64"),
+    ({"do_sample": True, "num_return_sequences": 17}, "num_return_sequences", "from 1 to 16"),
     (
         {"do_sample": True, "num_beams": 2, "num_return_sequences": 3},
         "num_return_sequences",
         "at most num_beams, 2",
     ),
-    ({"encoder_repetition_penalty": 0}, "encoder_repetition_penalty", "above 0"),
+    ({"encoder_repetition_penalty": 0}, "encoder_repetition_penalty", "from 0.01"),
     ({"exponential_decay_length_penalty": [5]}, "exponential_decay_length_penalty", "a factor"),
     (
         {"exponential_decay_length_penalty": [5, 3.0], "max_length": 200},
         "exponential_decay_length_penalty",
-        "stays below 1e+30",
+        "stays below 100000",
     ),
     (
         {"exponential_decay_length_penalty": [5, 1.1], "remove_invalid_values": True},
@@ -161,6 +161,13 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"stop_strings": ["a"] * 9}, "stop_strings", "at most 8 of them"),
     ({"begin_suppress_tokens": [100]}, "begin_suppress_tokens", "a token id"),
     ({"target_prefix_ids": [5] * 9, "max_length": 10}, "target_prefix", "at most 8 tokens"),
+    ({"target_prefix_ids": [5] * 300, "max_new_tokens": 9}, "target_prefix", "at most 198 tokens"),
+    ({"target_prefix_ids": [100]}, "target_prefix", "a token id"),
+    (
+        {"target_prefix_ids": [100], "forced_bos_token_id": 100},
+        "forced_bos_token_id",
+        "a token id",
+    ),
 ]
 
 
@@ -194,10 +201,24 @@ def test_eos_alone_is_no_bad_word_and_duplicates_count_once() -> None:
 
 
 def test_empty_lists_take_back_what_the_checkpoint_forbids() -> None:
-    checkpoint = defaults(bad_words_ids=[[5]], suppress_tokens=[6])
-    parameters = resolved(checkpoint, bad_words_ids=[], suppress_tokens=[])
-    assert parameters.bad_words_ids == ()
-    assert parameters.suppress_tokens == ()
+    taken_back = {
+        "bad_words_ids": [[5]],
+        "suppress_tokens": [6],
+        "begin_suppress_tokens": [7],
+        "eos_token_id": [2],
+        "forced_eos_token_id": [2],
+        "sequence_bias": [[[5], 1.0]],
+        "stop_strings": ["tea"],
+    }
+    parameters = resolved(defaults(**taken_back), **{name: [] for name in taken_back})
+    assert parameters == resolved(defaults(), eos_token_id=[])
+    decay = {"exponential_decay_length_penalty": [3, 1.1]}
+    assert resolved(defaults(**decay), exponential_decay_length_penalty=[]) == resolved()
+
+
+def test_a_checkpoints_own_lists_have_no_bound() -> None:
+    words = [[each, other] for each in range(5, 50) for other in range(5, 50)]
+    assert len(resolved(defaults(bad_words_ids=words)).bad_words_ids) == len(words) > 1000
 
 
 def test_equal_requests_are_equal_and_hashable_however_they_are_written() -> None:

@@ -1,5 +1,6 @@
 """The parameters that few requests use: each gives the tokens of `generate()`, and changes some."""
 
+import copy
 import random
 from collections import Counter
 from dataclasses import replace
@@ -96,6 +97,48 @@ def test_a_parameter_gives_the_tokens_of_generate_among_companions(
         without = generate_alone(lean.model, request.source_ids, plain)
         changed += reference.hypotheses != without.hypotheses
     assert changed or name in CHANGES_NOTHING_ALONE, "the parameter had no effect"
+
+
+def test_equal_scores_are_ranked_the_same_beside_requests_with_more_candidates() -> None:
+    lean = load_lean("bart")
+    rng = random.Random(5)
+    forced = replace(
+        lean.defaults, num_beams=4, max_length=2, forced_eos_token_ids=(3, 4), eos_token_ids=(2,)
+    )
+    more = replace(lean.defaults, num_beams=4, eos_token_ids=(2, 7, 8))
+    requests = requests_for(lean, forced, rng)
+    outputs = run(lean.runner(), requests + requests_for(lean, more, rng), rng)
+    for request in requests:
+        reference = generate_alone(lean.model, request.source_ids, forced)
+        assert outputs[request].hypotheses == reference.hypotheses
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"num_beams": 3}, {"do_sample": True}, {"do_sample": True, "num_beams": 3}]
+)
+def test_a_request_without_a_finite_score_fails_alone_and_leaves_nothing_behind(
+    changed: dict[str, Any],
+) -> None:
+    lean = load_lean("bert2bert")
+    rng = random.Random(6)
+    parameters = replace(lean.defaults, **changed)
+    requests = requests_for(lean, parameters, rng)
+    broken: Any = copy.deepcopy(lean.model)
+    broken.encoder.embeddings.word_embeddings.weight.data[127] = torch.nan
+    requests = [each for each in requests if 127 not in each.source_ids]
+    runner = replace(lean, model=broken).runner()
+
+    bad = Request("bad", (9, 127, 3), parameters)
+    runner.admit([requests[0], bad])
+    report = runner.step()
+    assert report.failed == (bad,)
+    # Its slot is taken by the next request.
+    outputs = dict(report.finished)
+    runner.admit(requests[1:])
+    while len(outputs) < len(requests):
+        outputs.update(runner.step().finished)
+    for request in requests:
+        assert_same(outputs[request], generate_alone(lean.model, request.source_ids, parameters))
 
 
 def test_several_sequences_are_drawn_as_generate_draws_them() -> None:
