@@ -1,10 +1,16 @@
 """Which checkpoint answers which call."""
 
+import logging
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 from model_core.errors import UnknownLanguageError
 from model_core.language_tags import match_language
 from model_core.models import ModelSet, ServedModel
+
+_logger = logging.getLogger(__name__)
+
+_MAX_PAIRS_TO_CHECK = 400  # a checkpoint of many languages is reached by one of them at least
 
 
 class Routing:
@@ -16,6 +22,7 @@ class Routing:
         self._loaded = loaded
         self.translators = tuple(loaded.models[name] for name in translators)
         self.summarizers = tuple(loaded.models[name] for name in summarizers)
+        _warn_of_unreachable(self.translators)
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
@@ -65,11 +72,39 @@ class Routing:
             for model in self.translators
             if source_lang is None or _knows(model.checkpoint.languages.sources, source_lang)
         ]
+        if source_lang is None:
+            sources = self._sources_of(target_lang)
+            if sources:  # the target is known, and what is missing is where from
+                return UnknownLanguageError("source_lang", None, sources)
         if not from_source:
             sources = _all(model.checkpoint.languages.sources for model in self.translators)
             return UnknownLanguageError("source_lang", source_lang, sources)
         targets = _all(languages.targets for languages in from_source)
         return UnknownLanguageError("target_lang", target_lang, targets)
+
+    def _sources_of(self, target_lang: str | None) -> tuple[str, ...]:
+        """Languages from which somebody translates into this one."""
+        knowing = [
+            model.checkpoint.languages
+            for model in self.translators
+            if target_lang is not None and _knows(model.checkpoint.languages.targets, target_lang)
+        ]
+        return _all(languages.sources for languages in knowing)
+
+
+def _warn_of_unreachable(translators: Sequence[ServedModel]) -> None:
+    """Say which checkpoints nobody can ask for, because others come before them for every pair."""
+    for index, model in enumerate(translators):
+        languages = model.checkpoint.languages
+        pairs = list(product(languages.sources, languages.targets))
+        if not 0 < len(pairs) <= _MAX_PAIRS_TO_CHECK:
+            continue
+        earlier = [each.checkpoint.languages for each in translators[:index]]
+        if all(any(each.accepts(*pair) for each in earlier) for pair in pairs):
+            _logger.warning(
+                "%s translates nothing: checkpoints that are named before it know all its pairs",
+                model.name,
+            )
 
 
 def _refuse_choice(

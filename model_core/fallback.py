@@ -66,7 +66,7 @@ class GenerateRunner:
         self._admitted: dict[Request, None] = {}  # a set that keeps the order of admission
 
     def cost_bytes(self, request: Request) -> int:
-        """Nothing: memory is bounded by `max_batch_size`, not by reservation."""
+        """Nothing: `max_batch_size` and the bounds of beams and lengths limit memory."""
         return 0
 
     def admit(self, requests: Sequence[Request]) -> EncodeReport:

@@ -43,7 +43,7 @@ class ServedModel:
 
     Attributes:
         name: See `ModelSource`.
-        family: `bert`, `bart`, `t5`, or `generate` where there is no lean decoder.
+        family: `bert`, `gpt2`, `bart`, `t5`, or `generate` where there is no lean decoder.
         checkpoint: What was loaded.
         text: Texts to sources and back.
         engine: The engine that runs it.

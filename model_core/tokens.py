@@ -15,7 +15,6 @@ from model_core.literal import LiteralTokens, literal_tokens
 _PROBES = "a1.中"
 """Ordinary texts: every vocabulary knows one of them, or has a token for what it does not know."""
 
-
 # Byte-pair encoding in Python (FSMT, Blenderbot small) takes a time that grows with the square of
 # a word's length, minutes for 100 kB without a blank, and keeps every word that it ever saw.
 _MAX_WORD_CHARS = 1000

@@ -57,6 +57,8 @@ async def test_an_unknown_language_is_refused_with_those_that_are_known(
     assert problem["type"] == "urn:tandem:unknown-language"
     assert (problem["status"], problem["field"]) == (422, "source_lang")
     assert problem["known_languages"] == ["de", "en"]
+    message = "is 'fr': expected one of de, en"
+    assert problem["errors"] == [{"field": "source_lang", "message": message}]
 
 
 async def test_an_unknown_pair_of_known_languages_is_refused(client: httpx.AsyncClient) -> None:
@@ -87,6 +89,8 @@ async def test_a_parameter_that_the_engine_refuses_is_named(client: httpx.AsyncC
 
     assert problem["type"] == "urn:tandem:invalid-parameter"
     assert (problem["field"], problem["expected"]) == ("num_beams", "another number")
+    message = "is 13: expected another number"
+    assert problem["errors"] == [{"field": "parameters.num_beams", "message": message}]
 
 
 @pytest.mark.parametrize(
@@ -138,13 +142,78 @@ async def test_a_parameter_that_is_not_served_is_refused_by_name(
     assert error in problem["errors"]
 
 
-async def test_a_parameter_that_is_wrong_is_shown_with_its_value(
-    client: httpx.AsyncClient,
+@pytest.mark.parametrize(
+    ("body", "field", "message"),
+    [
+        ({"timeout_s": 0}, "timeout_s", "is 0: Input should be greater than 0"),
+        ({"overflow": "cut"}, "overflow", "is 'cut': Input should be 'error' or 'truncate'"),
+        ({"texts": "tea"}, "texts", "no such field: did you mean text?"),
+        ({"num_beams": 2}, "num_beams", "no such field: did you mean parameters.num_beams?"),
+        ({"zzz": 2}, "zzz", "no such field"),
+        ({"parameters": []}, "parameters", "is []: expected a JSON object"),
+        ({"parameters": "x"}, "parameters", "is 'x': expected a JSON object"),
+    ],
+)
+async def test_a_field_that_is_wrong_is_shown_with_its_value_and_what_was_expected(
+    body: dict[str, Any], field: str, message: str, client: httpx.AsyncClient
 ) -> None:
-    body = {"text": "tea", "parameters": {"num_beams": -3}}
+    problem = problem_of(await client.post("/summarize", json={"text": "tea", **body}))
+
+    assert problem["errors"] == [{"field": field, "message": message}]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field", "message"),
+    [
+        ({"num_beams": -3}, "num_beams", "is -3: Input should be greater than or equal to 1"),
+        ({"num_beam": 3}, "num_beam", "no such parameter: did you mean num_beams?"),
+        ({"stop_strings": [*"abcdefghi"]}, "stop_strings", "at most 8 items"),
+        ({"stop_strings": ""}, "stop_strings", "is '': String should have at least 1 character"),
+        ({"eos_token_id": [2] * 65}, "eos_token_id", "List should have at most 64 items"),
+        ({"eos_token_id": [2, "a"]}, "eos_token_id.1", "is 'a': Input should be a valid integer"),
+        ({"eos_token_id": {}}, "eos_token_id", "a valid integer or a valid list"),
+        ({"early_stopping": "maybe"}, "early_stopping", "a valid boolean or 'never'"),
+    ],
+)
+async def test_a_parameter_that_is_wrong_has_one_message(
+    parameters: dict[str, Any], field: str, message: str, client: httpx.AsyncClient
+) -> None:
+    body = {"text": "tea", "parameters": parameters}
+    (error,) = problem_of(await client.post("/summarize", json=body))["errors"]
+
+    assert error["field"] == f"parameters.{field}"
+    assert message in error["message"]
+
+
+async def test_parameters_may_be_null(client: httpx.AsyncClient) -> None:
+    response = await client.post("/summarize", json={"text": "tea", "parameters": None})
+
+    assert response.status_code == 200
+
+
+async def test_of_many_wrong_fields_the_first_are_named(client: httpx.AsyncClient) -> None:
+    body = {"text": "tea", **{f"field{number}": 1 for number in range(1000)}}
+
     problem = problem_of(await client.post("/summarize", json=body))
 
-    assert problem["detail"].startswith("parameters.num_beams: is -3: ")
+    assert [each["field"] for each in problem["errors"]] == [f"field{n}" for n in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("content", "detail"),
+    [
+        (b'{"text": "\xff"}', "the body is not UTF-8: byte 10 does not decode"),
+        (b"[" * 100_000, "the body is nested too deeply"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_explained(
+    content: bytes, detail: str, client: httpx.AsyncClient
+) -> None:
+    headers = {"Content-Type": "application/json"}
+
+    problem = problem_of(await client.post("/summarize", content=content, headers=headers))
+
+    assert (problem["status"], problem["detail"]) == (400, detail)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +234,14 @@ async def test_a_body_that_is_no_json_is_explained(
 
 
 async def test_a_text_never_stands_in_an_error(client: httpx.AsyncClient) -> None:
-    for body in ({"text": ["a secret", 7]}, {"txt": "a secret"}, {"parameters": {"x": "a secret"}}):
+    bodies: list[dict[str, Any]] = [
+        {"text": ["a secret", 7]},
+        {"text": {"a": "secret"}},
+        {"txt": "a secret"},
+        {"parameters": {"x": "a secret"}},
+        {"target_prefix": ["a secret"]},
+    ]
+    for body in bodies:
         response = await client.post("/summarize", json=body)
         assert response.status_code == 422
         assert "secret" not in response.text

@@ -7,7 +7,9 @@ from pydantic import ValidationError
 from app.parameter_bounds import LOWERABLE
 from app.schemas import Parameters
 from app.settings import Settings, UnknownVariableError, default_text, variable
+from model_core.bounds import BOUNDS
 
+ANY = BOUNDS["temperature"]
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -80,7 +82,10 @@ def test_values_out_of_their_bounds_are_refused(values: dict[str, object], messa
     [
         ("top_k", "top_k is without a value: expected top_k=NUMBER, a number from 0 to 1000000"),
         ("top_k=", "top_k is '': expected top_k=NUMBER"),
-        ("temperature=abc", "temperature is 'abc': expected temperature=NUMBER, a number above 0"),
+        (
+            "temperature=abc",
+            "temperature is 'abc': expected temperature=NUMBER, a number from 0.001",
+        ),
         ("top_p=2", "top_p is '2': expected top_p=NUMBER, a number from 0 to 1"),
         ("top_p=nan", "top_p is 'nan': expected"),
         ("topk=5", "'topk' is no parameter that can be bounded: did you mean top_k?"),
