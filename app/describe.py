@@ -44,12 +44,12 @@ def describe_languages(service: TextService) -> Languages:
     )
 
 
-def limits_of(settings: Settings) -> dict[str, int | float]:
-    """The settings that bound what a caller gets: counts, bytes and seconds."""
+def limits_of(settings: Settings) -> dict[str, int | float | dict[str, float]]:
+    """The settings that bound what a caller gets: counts, bytes, seconds, parameters."""
     return {
         field: value
         for field, value in settings
-        if field.startswith("max_") or field.endswith(("_bytes", "_s"))
+        if field.startswith("max_") or field.endswith(("_bytes", "_s", "_bounds"))
     }
 
 

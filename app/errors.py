@@ -3,9 +3,8 @@
 import json
 import logging
 import math
-import reprlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.schemas import UNION_TAGS
+from app.invalid_fields import invalid_fields, refused_field
+from app.schemas import SummarizeRequest, TranslateRequest
 from model_core.errors import (
     DeadlineExceededError,
     EngineClosedError,
@@ -26,13 +26,11 @@ from model_core.errors import (
     TandemError,
     UnknownLanguageError,
 )
-from model_core.generation import NOT_SERVED
 
 logger = logging.getLogger(__name__)
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody reads this answer
 _CLOSED_RETRY_AFTER_S = 5.0  # a restart loads its checkpoints in about so long
-_MAX_NAME_CHARS = 80  # of a client's own field name, repeated in an error
 _MAX_DETAIL_CHARS = 1000  # a detail may repeat a client's value, or 200 languages
 
 
@@ -116,6 +114,7 @@ def _tandem_problem(error: TandemError, detail: str, members: dict[str, object])
         case UnknownLanguageError():
             status, kind = 422, "unknown-language"
             members |= {"field": error.field, "known_languages": list(error.known)}
+            members |= {"errors": [refused_field(error)]}
         case SourceTooLongError():
             status, kind = 422, "source-too-long"
             members |= {
@@ -125,6 +124,7 @@ def _tandem_problem(error: TandemError, detail: str, members: dict[str, object])
         case InvalidParameterError():
             status, kind = 422, "invalid-parameter"
             members |= {"field": error.field, "expected": error.expected}
+            members |= {"errors": [refused_field(error)]}
         case InvalidRequestError():
             status, kind = 422, "invalid-request"
         case QueueFullError():
@@ -152,39 +152,10 @@ def _retry_after(seconds: float) -> dict[str, str]:
 
 async def _on_validation_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [_invalid_field(each) for each in error.errors()]
+    body = TranslateRequest if request.url.path.endswith("/translate") else SummarizeRequest
+    errors = invalid_fields(error.errors(), body.model_fields)
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in errors[:3])
     return problem(422, "invalid-request", detail, members={"errors": errors})
-
-
-def _invalid_field(error: Mapping[str, Any]) -> dict[str, str]:
-    if error["type"] == "json_invalid":
-        reason = f"not JSON at character {error['loc'][-1]}: {error['ctx']['error']}"
-        return {"field": "body", "message": reason}
-    if error["type"] == "model_attributes_type":
-        expected = "expected a JSON object, sent with Content-Type: application/json"
-        return {"field": _field(error["loc"]), "message": expected}
-    return {"field": _field(error["loc"]), "message": _message(error)}
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    """What was expected, and what was given where that cannot be a client's text."""
-    name = error["loc"][-1]
-    if error["type"] == "extra_forbidden" and error["loc"][1:2] == ("parameters",):
-        return f"not served: {NOT_SERVED[name]}" if name in NOT_SERVED else "no such parameter"
-    is_parameter = error["loc"][1:2] == ("parameters",)
-    given = f"is {reprlib.repr(error['input'])}: " if is_parameter else ""
-    return f"{given}{error['msg']}"
-
-
-def _field(loc: Sequence[int | str]) -> str:
-    """Path of a field, without the leading "body" and the kinds that a value could have had."""
-    of_parameter = loc[:2] == ("body", "parameters")
-    parts = (
-        [*loc[:3], *(part for part in loc[3:] if isinstance(part, int))] if of_parameter else loc
-    )
-    names = [str(part)[:_MAX_NAME_CHARS] for part in parts if part not in UNION_TAGS]
-    return ".".join(names[1:] if len(names) > 1 else names)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> ProblemResponse:
@@ -193,7 +164,18 @@ async def _on_http_exception(request: Request, error: Exception) -> ProblemRespo
         kind = "body-too-large"
     else:
         kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    return problem(error.status_code, kind, error.detail, headers=error.headers)
+    return problem(error.status_code, kind, _detail(error), headers=error.headers)
+
+
+def _detail(error: HTTPException) -> str:
+    """The framework's own words, except where it hides why it could not read a body."""
+    match error.__cause__:
+        case UnicodeDecodeError() as cause:
+            return f"the body is not UTF-8: byte {cause.start} does not decode"
+        case RecursionError():
+            return "the body is nested too deeply"
+        case _:
+            return str(error.detail)
 
 
 async def _on_exception(request: Request, error: Exception) -> ProblemResponse:

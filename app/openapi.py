@@ -1,6 +1,6 @@
 """What the API's own page says about answers other than 200."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,6 +29,8 @@ NOT_SO: dict[int | str, dict[str, Any]] = {
     503: {"model": Status, "description": "Not so, for the reason that is named."}
 }
 
+_BOUND_NAMES = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+
 
 def show_bounds(app: FastAPI, settings: Settings) -> None:
     """Let the API's page show the bounds that the operator has lowered."""
@@ -42,20 +44,31 @@ def show_bounds(app: FastAPI, settings: Settings) -> None:
         **settings.parameter_bounds,
     }
 
+    of_bodies = {"text": settings.max_texts_per_request, "timeout_s": settings.max_timeout_s}
+
     def openapi() -> dict[str, Any]:
         schema = whole_schema()
-        properties = schema["components"]["schemas"].get("Parameters", {"properties": {}})
-        for name, most in lowered.items():
-            for kind in _kinds(properties["properties"].get(name, {})):
-                _lower(kind, most)
+        schemas = schema["components"]["schemas"]
+        _lower_all(schemas.get("Parameters"), lowered)
+        for body in ("TranslateRequest", "SummarizeRequest"):
+            _lower_all(schemas.get(body), of_bodies)
+        _keep_whole(schema)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
+def _lower_all(schema: dict[str, Any] | None, lowered: Mapping[str, float]) -> None:
+    """Lower the bounds of an object's fields; None: no route takes such an object."""
+    properties = schema["properties"] if schema else {}
+    for name, most in lowered.items():
+        for kind in _kinds(properties.get(name, {})):
+            _lower(kind, most)
+
+
 def _kinds(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The kinds of value that a parameter may have."""
-    yield from schema.get("anyOf", [schema])
+    """The kinds of value that a field may have."""
+    yield from schema.get("anyOf") or schema.get("oneOf") or [schema]
 
 
 def _lower(kind: dict[str, Any], most: float) -> None:
@@ -69,3 +82,16 @@ def _lower(kind: dict[str, Any], most: float) -> None:
             kind["maxItems"] = int(most)
         case "boolean" if most < 1:
             kind["const"] = False
+
+
+def _keep_whole(schema: Any) -> None:
+    """FastAPI turns every bound into a float; those of whole numbers are whole."""
+    if isinstance(schema, list):
+        for each in schema:
+            _keep_whole(each)
+    elif isinstance(schema, dict):
+        for each in schema.values():
+            _keep_whole(each)
+        if schema.get("type") == "integer":
+            for name in _BOUND_NAMES & schema.keys():
+                schema[name] = int(schema[name])

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from model_core.bounds import BIAS, BOUNDS, DECAY_FACTOR, MAX_RUN_LEN, Bound
 from model_core.generation import GenerationOverrides
@@ -211,6 +211,11 @@ class TextRequest(RequestBody):
         None, description="What every answer begins with; the rest continues it."
     )
 
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _name_none(cls, value: object) -> object:
+        return {} if value is None else value
+
     @property
     def texts(self) -> list[str]:
         """The texts, also where there is one."""
@@ -357,7 +362,9 @@ class ServerInfo(BaseModel):
     """Answer of `GET /info`."""
 
     models: list[ModelInfo]
-    limits: dict[str, int | float] = Field(description="The operator's, named as the settings are.")
+    limits: dict[str, int | float | dict[str, float]] = Field(
+        description="The operator's, named as the settings are."
+    )
     versions: dict[str, str]
 
 

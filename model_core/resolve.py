@@ -177,7 +177,9 @@ class _Resolver:
         num_beams = self._take("num_beams", self._integer, 1)
         most = self._limits.max_num_beams
         if num_beams > most and self._overrides.num_beams is not None:
-            raise InvalidParameterError("num_beams", num_beams, f"at most {most}")
+            raise InvalidParameterError(
+                "num_beams", num_beams, f"at most {most} (the server's limit)"
+            )
         return min(num_beams, most)
 
     def _bad_words(self, eos_token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

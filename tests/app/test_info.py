@@ -118,7 +118,9 @@ async def test_two_apps_do_not_share_their_metrics() -> None:
 
 
 async def test_info_describes_checkpoints_limits_and_versions() -> None:
-    settings = Settings(translate_model="t5", summarize_model="t5", max_num_beams=7)
+    settings = Settings(
+        translate_model="t5", summarize_model="t5", max_num_beams=7, parameter_bounds={"top_k": 9}
+    )
     async with Backwards(settings).client() as client:
         info = (await client.get("/info")).json()
 
@@ -129,6 +131,7 @@ async def test_info_describes_checkpoints_limits_and_versions() -> None:
     assert (model["device"], model["dtype"]) == ("cpu", "float32")
     assert model["max_source_tokens"] == MAX_SOURCE_LEN
     assert info["limits"]["max_num_beams"] == 7
+    assert info["limits"]["parameter_bounds"] == {"top_k": 9}
     assert "drain_s" in info["limits"]
     assert "port" not in info["limits"]
     assert info["versions"]["tandem-serve"] == version("tandem-serve")

@@ -75,3 +75,21 @@ def test_the_page_shows_what_the_operator_lowered() -> None:
     assert kind_of(page["do_sample"], "boolean")["const"] is False
     assert kind_of(page["eos_token_id"], "array")["maxItems"] == 3
     assert "maximum" not in kind_of(page["eos_token_id"], "integer")
+
+
+@pytest.mark.parametrize("name", ["TranslateRequest", "SummarizeRequest"])
+def test_the_page_shows_the_bounds_of_a_call(name: str) -> None:
+    page = create_app(Settings(max_texts_per_request=7, max_timeout_s=90.5)).openapi()
+    properties = page["components"]["schemas"][name]["properties"]
+    (texts,) = (kind for kind in properties["text"]["oneOf"] if kind["type"] == "array")
+    assert texts["maxItems"] == 7
+    assert kind_of(properties["timeout_s"], "number")["maximum"] == 90.5
+
+
+def test_bounds_of_whole_numbers_are_whole() -> None:
+    page = parameters_page()
+    for name in ("num_beams", "seed", "top_k", "eos_token_id"):
+        kind = kind_of(page[name], "integer")
+        bounds = [kind[bound] for bound in ("minimum", "maximum") if bound in kind]
+        assert bounds, name
+        assert {type(bound) for bound in bounds} == {int}, name

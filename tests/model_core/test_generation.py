@@ -86,7 +86,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"num_beams": 0}, "num_beams", "whole number from 1"),
     ({"num_beams": True}, "num_beams", "whole number"),
     ({"num_beams": 2.0}, "num_beams", "whole number"),
-    ({"num_beams": 9}, "num_beams", "at most 8"),
+    ({"num_beams": 9}, "num_beams", "at most 8 (the server's limit)"),
     ({"num_return_sequences": 0}, "num_return_sequences", "from 1"),
     ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences", "at most num_beams, 2"),
     ({"length_penalty": "high"}, "length_penalty", "a number from -2 to 10"),
