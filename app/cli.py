@@ -1,6 +1,7 @@
 """`tandem serve`, `tandem translate`, `tandem summarize` and `tandem verify`."""
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Before torch is imported, hence the late imports below: threads that wait actively take the
 # cores from the event loop and from every neighbour.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+_logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _Command = Callable[..., None]
@@ -74,6 +77,14 @@ def serve(**flags: Any) -> None:
         serve_until_signalled(settings, click.echo)
 
 
+def _refuse_blank(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if not text.strip():
+        raise click.UsageError(
+            f"TEXT is {text!r}: expected at least one character that is not blank"
+        )
+    return text
+
+
 def _text_options(command: _Command) -> _Command:
     """What `translate` and `summarize` have in common."""
     command = settings_options(_MODEL_FIELDS)(command)
@@ -83,7 +94,7 @@ def _text_options(command: _Command) -> _Command:
     command = click.option("--num-beams", type=int, help="Left out: what the checkpoint says.")(
         command
     )
-    return click.argument("text", metavar="TEXT|-")(command)
+    return click.argument("text", metavar="TEXT|-", callback=_refuse_blank)(command)
 
 
 @main.command()
@@ -141,7 +152,7 @@ def summarize(
 
     async def work(service: "TextService") -> None:
         body = SummarizeRequest(
-            text=sys.stdin.read() if text == "-" else text,
+            text="".join(_standard_input()) if text == "-" else text,
             parameters=Parameters(num_beams=num_beams, max_length=max_length),
             overflow="truncate" if truncate else "error",
             timeout_s=settings.max_timeout_s,
@@ -152,15 +163,29 @@ def summarize(
     _with_service(settings, work)
 
 
+def _one_checkpoint(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Settings take several checkpoints with commas between them, or none."""
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if names == ["none"]:
+        names = []
+    if len(names) != 1:
+        raise click.UsageError(
+            f"CHECKPOINT is {value!r}: expected one checkpoint, found {len(names)}"
+        )
+    return names[0]
+
+
 @main.command()
-@click.argument("checkpoint")
-@click.option("--texts", type=click.File(encoding="utf-8"), help="One text a line; - for stdin.")
+@click.argument("checkpoint", callback=_one_checkpoint)
+@click.option("--texts", type=click.File("rb"), help="One text a line, UTF-8; - for stdin.")
 @click.option("--num-sources", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws all that is random.")
 @click.option("--max-beams", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of every answer.")
 @click.option(
-    "--task", type=click.Choice(["translate", "summarize"]), default="translate", show_default=True
+    "--task",
+    type=click.Choice(["translate", "summarize"]),
+    help="Left out: summarize for a checkpoint that says it is made for it, else translate.",
 )
 @click.option("--source-lang", help="Of the texts; may be left out where there is no choice.")
 @click.option("--target-lang", help="Of the answers; may be left out where there is no choice.")
@@ -172,41 +197,60 @@ def summarize(
     help="Part of the answers that may differ, for half precision and accelerators.",
 )
 @settings_options(_MODEL_FIELDS)
-def verify(checkpoint: str, texts: IO[str] | None, max_mismatch_rate: float, **flags: Any) -> None:
+def verify(
+    checkpoint: str, texts: IO[bytes] | None, max_mismatch_rate: float, **flags: Any
+) -> None:
     """Compare the answers of the server with those of generate(), for your own CHECKPOINT.
 
     Every text goes through generate() alone and through the engine with all others, in random
     order, each with its own random parameters. The exit status is 0 if all answers are equal, apart
     from near-ties that are shown, 1 if some differ, and 2 if the checkpoint cannot be verified.
     """
-    of_settings = {name: flags.pop(name) for name in _MODEL_FIELDS}
-    settings = _settings({**of_settings, **_serving(checkpoint, flags)})
-    from app.logs import configure_logging
-    from app.verification.command import run_verify
-    from app.verification.requests import VerifyOptions
+    with _never_status_1():
+        of_settings = {name: flags.pop(name) for name in _MODEL_FIELDS}
+        settings = _settings({**of_settings, **_serving(checkpoint, flags["num_sources"])})
+        from app.logs import configure_logging
+        from app.verification.command import run_verify
+        from app.verification.requests import VerifyOptions
 
-    configure_logging()
-    lines = None if texts is None else list(texts)
+        configure_logging()
+        lines = None if texts is None else list(_decoded(texts, "--texts, "))
+        with _plain_errors():
+            passed = run_verify(settings, VerifyOptions(texts=lines, **flags), max_mismatch_rate)
+    sys.exit(0 if passed else 1)
+
+
+@contextmanager
+def _never_status_1() -> Iterator[None]:
+    """Status 1 says that answers differ; what keeps a verdict from being found has another."""
     try:
-        with _plain_errors(_Unverifiable):
-            report = run_verify(settings, VerifyOptions(texts=lines, **flags))
+        yield
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)
-    sys.exit(0 if report.mismatch_rate <= max_mismatch_rate else 1)
+    except click.UsageError:
+        raise
+    except click.ClickException as error:
+        raise _Unverifiable(error.message) from error
+    except Exception as error:
+        _logger.exception("the checkpoint could not be verified")
+        raise _Unverifiable(f"unexpected {type(error).__name__}: {error}") from error
 
 
 class _Unverifiable(click.ClickException):
-    """No verdict: status 1 would say that answers differ."""
+    """No verdict."""
 
     exit_code = 2
 
 
-def _serving(checkpoint: str, options: dict[str, Any]) -> dict[str, Any]:
+def _serving(checkpoint: str, num_sources: int) -> dict[str, Any]:
     """Settings that serve one checkpoint and let all its requests wait together."""
-    served = {"translate_model": "none", "summarize_model": "none"}
-    served[f"{options['task']}_model"] = checkpoint
-    return {**served, "max_waiting_requests": options["num_sources"], "max_waiting_tokens": 2**31}
+    return {
+        "translate_model": checkpoint,  # whatever its task: only routing would ask
+        "summarize_model": "none",
+        "max_waiting_requests": num_sources,
+        "max_waiting_tokens": 2**31,
+    }
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
@@ -235,8 +279,24 @@ def _with_service(settings: Settings, work: Callable[["TextService"], Awaitable[
 
 def _lines(text: str) -> Iterator[str]:
     """What to translate, line by line; a blank line is empty, and so is its translation."""
-    lines = sys.stdin if text == "-" else [text]
+    lines = _standard_input() if text == "-" else [text]
     return (line.strip() for line in lines)
+
+
+def _standard_input() -> Iterator[str]:
+    return _decoded(sys.stdin.buffer)
+
+
+def _decoded(lines: Iterable[bytes], name: str = "") -> Iterator[str]:
+    """Lines of UTF-8, each with its end."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            byte = line[error.start]
+            raise click.ClickException(
+                f"{name}line {number}: expected UTF-8, found the byte 0x{byte:02x}"
+            ) from error
 
 
 def _chunks(lines: Iterator[_T], most: int) -> Iterator[list[_T]]:
@@ -263,14 +323,14 @@ def _numbered(numbers: list[int], *, of_many: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_errors(error_class: type[click.ClickException] = click.ClickException) -> Iterator[None]:
+def _plain_errors() -> Iterator[None]:
     """One line for the operator instead of a traceback."""
     try:
         yield
     except ValidationError as error:
         raise click.UsageError(_explain(error)) from error
     except (UnknownVariableError, TandemError, OSError) as error:
-        raise error_class(str(error)) from error
+        raise click.ClickException(str(error)) from error
 
 
 def _explain(error: ValidationError) -> str:

@@ -9,14 +9,17 @@ import click
 
 from app.opening import open_service
 from app.settings import Settings
-from app.verification.report import describe
+from app.verification.report import describe, has_passed
 from app.verification.requests import Requests, VerifyOptions, draw_requests
 from model_core.models import ServedModel
 from model_core.verification.run import Report, verify
 
 
-def run_verify(settings: Settings, options: VerifyOptions) -> Report:
+def run_verify(settings: Settings, options: VerifyOptions, max_mismatch_rate: float) -> bool:
     """Verify the one checkpoint of the settings, and print what came of it.
+
+    Returns:
+        Whether no larger part of the answers differs than `max_mismatch_rate`.
 
     Raises:
         TandemError: The checkpoint cannot be loaded, or does not take the requests.
@@ -33,9 +36,9 @@ def run_verify(settings: Settings, options: VerifyOptions) -> Report:
         report = _verify(model, requests, rng)
     finally:
         routing.close()
-    for line in describe(model, requests, report):
+    for line in describe(model, requests, report, max_mismatch_rate):
         click.echo(line)
-    return report
+    return has_passed(report, max_mismatch_rate)
 
 
 def _verify(model: ServedModel, requests: Requests, rng: random.Random) -> Report:

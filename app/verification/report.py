@@ -13,36 +13,63 @@ from model_core.verification.run import MOST_JUDGED, Report, Result
 _MOST_SHOWN = 5
 
 
-def describe(model: ServedModel, requests: Requests, report: Report) -> Iterator[str]:
-    """The report as lines of text."""
+def has_passed(report: Report, max_mismatch_rate: float) -> bool:
+    """Whether no more answers differ than the operator lets pass."""
+    return report.mismatch_rate <= max_mismatch_rate
+
+
+def describe(
+    model: ServedModel, requests: Requests, report: Report, max_mismatch_rate: float
+) -> Iterator[str]:
+    """The report as lines of text, the verdict last."""
     checkpoint = model.checkpoint
     dtype = str(checkpoint.dtype).removeprefix("torch.")
     yield f"checkpoint: {model.name} ({checkpoint.architecture}), {dtype} on {checkpoint.device}"
     yield f"served by:  {_way(model)}"
+    yield f"task:       {requests.task}"
     yield f"sources:    {requests.origin}"
+    yield f"texts cut:  {_cut(model, requests)}"
     yield ""
-    yield from _counts(report)
+    yield from _counts(report, dtype)
     yield ""
     yield from _speeds(report)
     yield from _excuses(report)
     yield from _differences(model, requests, report)
+    yield ""
+    if not _is_exact(report):
+        yield (
+            f"Differences are expected in {dtype}: the reference is generate() in the same dtype, "
+            "and both round; see docs/exactness.md."
+        )
+    yield _verdict(report, max_mismatch_rate)
 
 
 def _way(model: ServedModel) -> str:
     if model.family == GENERATE:
-        return "generate() itself: the warning above says why"
+        return f"generate() itself, slower: {model.reason}"
     return f"the lean decoder, family {model.family}"
 
 
-def _counts(report: Report) -> Iterator[str]:
+def _cut(model: ServedModel, requests: Requests) -> str:
+    if not requests.num_cut:
+        return "none"
+    return f"{requests.num_cut} of {len(requests.sources)}, to {model.text.max_source_len} tokens"
+
+
+def _is_exact(report: Report) -> bool:
+    """Whether scores have a bound and near-ties are looked for: in float32."""
+    return report.results[0].is_exact
+
+
+def _counts(report: Report, dtype: str) -> Iterator[str]:
     num_requests, num_different = len(report.results), len(report.different)
     num_same = num_requests - num_different - len(report.excused)
     yield f"{'requests':>10}{'identical':>12}{'near-ties excused':>20}{'different':>12}"
     yield f"{num_requests:>10}{num_same:>12}{len(report.excused):>20}{num_different:>12}"
     yield ""
     yield f"mismatch rate:              {report.mismatch_rate:.4f}"
-    bound = f", bound {SCORE_TOLERANCE:.0e}" if report.results[0].is_exact else ""
-    yield f"largest deviation of score: {report.score_deviation:.1e}{bound}"
+    bound = f"bound {SCORE_TOLERANCE:.0e}" if _is_exact(report) else f"no bound in {dtype}"
+    yield f"largest deviation of score: {report.score_deviation:.1e}, {bound}"
 
 
 def _speeds(report: Report) -> Iterator[str]:
@@ -53,7 +80,9 @@ def _speeds(report: Report) -> Iterator[str]:
     ):
         rate = len(report.results) / timed.seconds
         yield f"{name:24}{timed.seconds:>10.2f}{timed.tokens_per_s:>10.0f}{rate:>11.1f}"
-    yield f"{'engine is faster by':24}{report.alone.seconds / report.together.seconds:>10.2f}"
+    ratio = report.alone.seconds / report.together.seconds
+    verb = "has" if ratio >= 1 else "is slower, with"
+    yield f"the engine {verb} {ratio:.2f}x the speed of generate() one by one"
 
 
 def _excuses(report: Report) -> Iterator[str]:
@@ -75,8 +104,24 @@ def _differences(model: ServedModel, requests: Requests, report: Report) -> Iter
     if hidden > 0:
         yield ""
         yield f"{hidden} more differences"
-    if len(report.different) + len(report.excused) > MOST_JUDGED and report.results[0].is_exact:
+    if len(report.different) + len(report.excused) > MOST_JUDGED and _is_exact(report):
         yield f"only the first {MOST_JUDGED} differences were looked into for near-ties"
+
+
+def _verdict(report: Report, max_mismatch_rate: float) -> str:
+    num_different = len(report.different)
+    found = f"{num_different} of {len(report.results)} differ"
+    if num_different:
+        found += f", {_percent(report.mismatch_rate)}"
+    if report.excused:
+        found += f", {len(report.excused)} excused as near-ties"
+    if has_passed(report, max_mismatch_rate):
+        return f"PASSED: {found} (allowed: {_percent(max_mismatch_rate)})"
+    return f"FAILED: {found} (allowed with --max-mismatch-rate: {_percent(max_mismatch_rate)})"
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.3g} %"
 
 
 def _answers(model: ServedModel, result: Result) -> Iterator[str]:

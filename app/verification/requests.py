@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.settings import Settings
 from app.verification.sample_texts import SAMPLE_TEXTS
+from model_core.checkpoint import TASK_NAMES
 from model_core.errors import InvalidParameterError
 from model_core.generation import GenerationOverrides, Task
+from model_core.language_tags import match_language
 from model_core.models import ServedModel
 from model_core.text import PreparedSource
 
@@ -21,7 +24,8 @@ class VerifyOptions:
     """What to verify with.
 
     Attributes:
-        task: Decides the prefix and the defaults, where the checkpoint has several.
+        task: Decides the prefix and the defaults, where the checkpoint has several; None for what
+            the checkpoint is made for.
         source_lang: Of the texts, where the checkpoint needs it.
         target_lang: Of the answers, likewise.
         texts: Lines of the operator's file; None for samples.
@@ -31,7 +35,7 @@ class VerifyOptions:
         seed: Draws sources, parameters and order.
     """
 
-    task: Task
+    task: Task | None = None
     source_lang: str | None = None
     target_lang: str | None = None
     texts: Sequence[str] | None = None
@@ -46,14 +50,21 @@ class Requests:
     """What a checkpoint is verified with.
 
     Attributes:
+        task: The task and why it is this one, in words.
         origin: Where the sources come from, in words.
         texts: Text of each request; None where its source is random tokens.
         sources: The requests.
     """
 
+    task: str
     origin: str
     texts: tuple[str | None, ...]
     sources: tuple[PreparedSource, ...]
+
+    @property
+    def num_cut(self) -> int:
+        """How many texts are longer than the checkpoint takes, and were cut."""
+        return sum(source.truncated for source in self.sources)
 
 
 def draw_requests(model: ServedModel, options: VerifyOptions, rng: random.Random) -> Requests:
@@ -64,7 +75,22 @@ def draw_requests(model: ServedModel, options: VerifyOptions, rng: random.Random
     """
     origin, texts = _texts(model, options, rng)
     sources = [_prepare(model, text, options, rng) for text in texts]
-    return Requests(origin, tuple(texts), tuple(sources))
+    task, reason = _choose_task(model, options)
+    return Requests(f"{task} ({reason})", origin, tuple(texts), tuple(sources))
+
+
+def _choose_task(model: ServedModel, options: VerifyOptions) -> tuple[Task, str]:
+    """What to verify a checkpoint as, and why."""
+    if options.task is not None:
+        return options.task, "as --task says"
+    if model.name in Settings.model_fields["summarize_model"].default:
+        return "summarize", "shipped for it; see --task"
+    names = [name for name, _ in model.checkpoint.defaults.task_values]
+    if TASK_NAMES["summarize"] in names and not any(
+        name.startswith("translation") for name in names
+    ):
+        return "summarize", "as the checkpoint's own defaults say; see --task"
+    return "translate", "see --task"
 
 
 def _texts(
@@ -77,11 +103,38 @@ def _texts(
         if not lines:
             raise InvalidParameterError("texts", "empty", "a file with a text on some line")
         return f"the first {min(count, len(lines))} texts of the file", [*lines[:count]]
-    known = [text for text in SAMPLE_TEXTS if _is_known(model, text, options)]
-    if len(known) < _FEWEST_TEXTS:
+    sentences, reason = _sample_sentences(model, options)
+    if len(sentences) < _FEWEST_TEXTS:
         return "random tokens: the tokenizer does not know the sample texts", [None] * count
-    most = 2 if options.task == "translate" else 8
-    return f"drawn from {len(known)} sample sentences", [*_drawn(known, count, most, rng)]
+    most = 2 if _choose_task(model, options)[0] == "translate" else 8
+    origin = f"drawn from {len(sentences)} of {len(_all_samples())} sample sentences, {reason}"
+    return origin, [*_drawn(sentences, count, most, rng)]
+
+
+def _sample_sentences(model: ServedModel, options: VerifyOptions) -> tuple[list[str], str]:
+    """The sample sentences that suit a checkpoint, and why it is these."""
+    source_lang = _source_lang(model, options)
+    language = source_lang and match_language(source_lang, tuple(SAMPLE_TEXTS))
+    if language:
+        in_language = [each for each in SAMPLE_TEXTS[language] if _is_known(model, each, options)]
+        if len(in_language) >= _FEWEST_TEXTS:
+            return in_language, f"those in {source_lang}, the source language"
+    known = [each for each in _all_samples() if _is_known(model, each, options)]
+    why = "no source language is named" if source_lang is None else f"too few are in {source_lang}"
+    return known, f"those that the tokenizer knows ({why})"
+
+
+def _source_lang(model: ServedModel, options: VerifyOptions) -> str | None:
+    """Language of the texts; None where neither the operator nor the checkpoint says."""
+    is_named = options.source_lang is not None or options.target_lang is not None
+    if _choose_task(model, options)[0] == "summarize" and not is_named:
+        return None
+    pair = model.checkpoint.languages.choose(options.source_lang, options.target_lang)
+    return pair.source_lang
+
+
+def _all_samples() -> list[str]:
+    return [each for sentences in SAMPLE_TEXTS.values() for each in sentences]
 
 
 def _drawn(sentences: Sequence[str], count: int, most: int, rng: random.Random) -> Iterator[str]:
@@ -118,7 +171,7 @@ def _prepared(
 ) -> PreparedSource:
     return model.text.prepare(
         text,
-        task=options.task,
+        task=_choose_task(model, options)[0],
         source_lang=options.source_lang,
         target_lang=options.target_lang,
         overrides=overrides,

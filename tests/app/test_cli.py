@@ -38,6 +38,23 @@ def test_translate_keeps_blank_lines_so_that_output_and_input_align(run: CliRunn
     assert (result.exit_code, result.output) == (0, "\neno\n\n\nowt\n\n")
 
 
+@pytest.mark.parametrize("command", ["translate", "summarize"])
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_blank_argument_is_refused(command: str, text: str, run: CliRunner) -> None:
+    result = run.invoke(main, [command, text])
+
+    assert result.exit_code == 2
+    assert f"TEXT is {text!r}: expected at least one character" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["translate", "summarize"])
+def test_a_line_that_is_not_utf_8_is_named(command: str, run: CliRunner) -> None:
+    result = run.invoke(main, [command, "-"], input=b"tea\n\nsi\xe8cle\n")
+
+    assert result.exit_code == 1
+    assert result.stderr == "Error: line 3: expected UTF-8, found the byte 0xe8\n"
+
+
 def test_summarize_reads_all_of_standard_input_as_one_text(run: CliRunner) -> None:
     result = run.invoke(main, ["summarize", "-"], input="one\ntwo")
 
