@@ -4,6 +4,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,7 +22,9 @@ from model_core.generation import (
 )
 from model_core.lean import LeanRunner
 from model_core.resolve import resolve
+from model_core.stopping import StopStrings
 from tests import tiny
+from tests.tiny.tokenizers import TOKENIZERS
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,19 @@ class Lean:
         with torch.no_grad():
             decoder = family[1](self.model)
         encoder = Encoder(self.model, self.defaults.pad_token_id, may_pad=may_pad(self.model))
-        return LeanRunner(encoder, decoder, encoder_cache_bytes=encoder_cache_bytes)
+        return LeanRunner(
+            encoder,
+            decoder,
+            encoder_cache_bytes=encoder_cache_bytes,
+            stop_strings=stop_strings_of(self.name),
+        )
+
+
+@cache
+def stop_strings_of(name: str) -> StopStrings:
+    """What the tokens of an architecture spell."""
+    with TemporaryDirectory() as scratch:
+        return StopStrings(TOKENIZERS[name](Path(scratch)))
 
 
 @cache
@@ -56,7 +72,7 @@ def load_lean(name: str) -> Lean:
 
 @cache
 def parameter_choices(name: str) -> dict[str, list[Any]]:
-    """Values worth trying of every parameter that `generate()` knows, neutral ones first."""
+    """Values worth trying of every parameter that needs no tokenizer, neutral ones first."""
     lean, rng = load_lean(name), random.Random(name)
     eos = lean.defaults.eos_token_ids
     others = [token for token in range(lean.vocab) if token not in eos]

@@ -1,15 +1,18 @@
 """What one run of the engine is made of, drawn by Hypothesis."""
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
 from hypothesis import strategies as st
+from transformers import StopStringCriteria
 
 from model_core.generation import GenerationParameters
-from tests.lean import load_lean, parameter_choices, parameters_of, random_source
+from tests.lean import load_lean, parameter_choices, parameters_of, random_source, stop_strings_of
 
 NUM_SOURCES = 8
+STOP_STRINGS: list[tuple[str, ...]] = [(), ("e",), ("ar", "the"), ("n s", "ie", ".")]
 TICK_S = 1.0
 """The engine's clock moves by this much in every step."""
 
@@ -62,6 +65,18 @@ def source_ids(name: str, number: int) -> tuple[int, ...]:
     return random_source(load_lean(name), rng, longest=rng.choice([3, 12, 40, 70]))
 
 
+@cache
+def stop_strings(name: str) -> list[tuple[str, ...]]:
+    """Those that the library takes: it refuses strings that no token ends with."""
+    tokenizer = stop_strings_of(name).tokenizer
+    known = []
+    for strings in STOP_STRINGS:
+        with suppress(ValueError):
+            StopStringCriteria(tokenizer, list(strings or "e"))
+            known.append(strings)
+    return known or [()]
+
+
 def parameters(name: str, wanted: Wanted) -> GenerationParameters:
     return parameters_of(load_lean(name), dict(wanted.named))
 
@@ -69,6 +84,7 @@ def parameters(name: str, wanted: Wanted) -> GenerationParameters:
 def plans(name: str) -> st.SearchStrategy[Plan]:
     """Runs over one architecture."""
     choices = {each: st.sampled_from(values) for each, values in parameter_choices(name).items()}
+    choices["stop_strings"] = st.sampled_from(stop_strings(name))
     named = st.fixed_dictionaries({}, optional=choices).map(lambda drawn: tuple(drawn.items()))
     wanted = st.builds(Wanted, st.integers(0, NUM_SOURCES - 1), named)
     timeouts = st.none() | st.sampled_from([1.5, 4.5, 12.5])

@@ -15,7 +15,7 @@ from model_core.request import Output
 from model_core.scheduler import EngineLimits
 from model_core.verification.reference import Reference
 from tests import tiny
-from tests.lean import load_lean
+from tests.lean import load_lean, stop_strings_of
 from tests.model_core.fakes import Clock
 from tests.parity import assert_same, generate_alone
 from tests.properties.plans import TICK_S, Cancel, Plan, Step, Submit, parameters, source_ids
@@ -94,7 +94,7 @@ class Run:
 
 @cache
 def reference_for(name: str, source: tuple[int, ...], resolved: GenerationParameters) -> Reference:
-    return generate_alone(load_lean(name).model, source, resolved)
+    return generate_alone(load_lean(name).model, source, resolved, stop_strings_of(name))
 
 
 def _runner(name: str, plan: Plan, clock: Clock) -> Any:
@@ -106,6 +106,7 @@ def _runner(name: str, plan: Plan, clock: Clock) -> Any:
         lean.defaults.pad_token_id,
         is_padding_invariant=may_pad(lean.model),
         max_batch_size=1 if shares_experts(lean.model) else MAX_BATCH_SIZE,
+        stop_strings=stop_strings_of(name),
         clock=clock,
     )
 
