@@ -186,6 +186,7 @@ def _random_overrides(options: VerifyOptions, rng: random.Random) -> GenerationO
         "num_beams": num_beams,
         "num_return_sequences": 1,
         "max_new_tokens": options.max_new_tokens,
+        "seed": rng.getrandbits(32),  # for a checkpoint that draws its tokens by default
     }
     if rng.random() < 0.5:
         named |= {
