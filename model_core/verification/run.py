@@ -124,7 +124,7 @@ def verify(
 
     Args:
         model: The checkpoint.
-        sources: Its requests; none may sample.
+        sources: Its requests.
         rng: Draws the order in which the engine gets them.
         tick: Is told of progress: `2 * len(sources)` times, and more where answers differ.
     """
