@@ -125,9 +125,9 @@ def parameters_of(lean: Lean, named: Mapping[str, Any]) -> GenerationParameters:
     if not named.get("do_sample") or named.get("num_beams", 1) > 1:
         most = named.get("num_beams", 1)
         named["num_return_sequences"] = min(named.get("num_return_sequences", 1), most)
-    forced = named.get("forced_bos_token_id")
+    forced = {named.get("forced_bos_token_id"), *named.get("forced_eos_token_id", ())}
     for name in ("suppress_tokens", "begin_suppress_tokens"):
-        named[name] = tuple(token for token in named.get(name, ()) if token != forced)
+        named[name] = tuple(token for token in named.get(name, ()) if token not in forced)
     if not named.get("eos_token_id", True) or named.get("remove_invalid_values"):
         named.pop("exponential_decay_length_penalty", None)
     defaults = GenerationDefaults(
