@@ -45,4 +45,8 @@ def find_family(model: PreTrainedModel) -> tuple[str, Builder] | None:
         model_type = f"encoder-decoder/{model.config.decoder.model_type}"
     if getattr(model.config, "use_prompt", False):
         return None  # MVP's prompts are keys and values in front of a target's own
-    return _FAMILIES.get(model_type)
+    found = _FAMILIES.get(model_type)
+    if found is None:
+        return None
+    family, build = found
+    return family, lambda built: build(built).packed()

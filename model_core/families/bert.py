@@ -1,9 +1,7 @@
 """Decoders of `EncoderDecoderModel`: BERT and its kin, one layer layout with different edges."""
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
@@ -14,6 +12,7 @@ from model_core.decoder import (
     Embeddings,
     FeedForward,
     Head,
+    HeadTransform,
     Linear,
     Positions,
     SelfAttention,
@@ -82,15 +81,8 @@ def _head(decoder: Any, activation: Any) -> Head:
     return Head(linear(module.decoder))
 
 
-def _head_transform(
-    dense_module: Any, activation: Any, norm_module: Any
-) -> Callable[[Tensor], Tensor]:
-    dense, norm = linear(dense_module), layer_norm(norm_module)
-
-    def transform(hidden: Tensor) -> Tensor:
-        return norm(activation(dense(hidden)))
-
-    return transform
+def _head_transform(dense: Any, activation: Any, norm: Any) -> HeadTransform:
+    return HeadTransform(linear(dense), activation, layer_norm(norm))
 
 
 def _layer(layer: Any, activation: Any) -> DecoderLayer:
