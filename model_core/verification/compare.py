@@ -8,7 +8,10 @@ from model_core.request import Hypothesis, Output
 from model_core.verification.reference import Reference
 
 SCORE_TOLERANCE = 1e-4
-"""Largest deviation of a score, `|ours - theirs| / (1 + |theirs|)`, in float32."""
+"""Largest deviation of a score, `|ours - theirs| / (1 + |theirs|)`, in float32.
+
+With a negative length penalty, of the sum of log-probabilities that the score is made from.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,14 @@ class Comparison:
 
 def compare(output: Output, reference: Reference) -> Comparison:
     """Hold an answer against that of `generate()`."""
-    return compare_hypotheses(output.hypotheses, reference.hypotheses)
+    return compare_hypotheses(
+        output.hypotheses, reference.hypotheses, reference.asked.parameters.length_penalty
+    )
 
 
-def compare_hypotheses(ours: tuple[Hypothesis, ...], theirs: tuple[Hypothesis, ...]) -> Comparison:
+def compare_hypotheses(
+    ours: tuple[Hypothesis, ...], theirs: tuple[Hypothesis, ...], length_penalty: float
+) -> Comparison:
     """Hold hypotheses, best first, against those of `generate()`."""
     missing = theirs[len(ours) :]
     if all(each.score < NEVER_FINISHED for each in missing):
@@ -63,7 +70,9 @@ def compare_hypotheses(ours: tuple[Hypothesis, ...], theirs: tuple[Hypothesis, .
         other = theirs[rank] if rank < len(theirs) else None
         if mine is None or other is None or not _is_same(mine, other):
             return Comparison(Difference(rank, _position(mine, other), mine, other), deviation)
-        deviation = max(deviation, _deviation(mine.score, other.score))
+        # A negative penalty multiplies a sum with its length, and its float noise too.
+        scale = min(1.0, float(max(1, len(mine.token_ids)) ** length_penalty))
+        deviation = max(deviation, _deviation(mine.score * scale, other.score * scale))
     return Comparison(None, deviation)
 
 

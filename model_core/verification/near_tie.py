@@ -51,7 +51,7 @@ class _Judge:
             *_, turned = heapq.heappop(waiting)
             nudges = {tie.loser.candidate: tie.nudge for tie in turned}
             traced = trace(self._asked, nudges)
-            if compare_hypotheses(self._wanted, traced.hypotheses).is_same:
+            if self._is_ours(traced):
                 return self._confirmed(turned)
             for tie in self._useful_ties(traced):
                 nudged = frozenset({*nudges, tie.loser.candidate})
@@ -60,6 +60,10 @@ class _Judge:
                     item = (-self._agreement(traced), next(order), (*turned, tie))
                     heapq.heappush(waiting, item)
         return None
+
+    def _is_ours(self, traced: Trace) -> bool:
+        penalty = self._asked.parameters.length_penalty
+        return compare_hypotheses(self._wanted, traced.hypotheses, penalty).is_same
 
     def _useful_ties(self, traced: Trace) -> Iterator[Tie]:
         """Greedy search can only come nearer to our answer where it first leaves it."""
