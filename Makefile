@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test test-slow test-properties exactness test-gpu check format models-table bench
+.PHONY: help venv serve test test-slow test-properties exactness test-gpu check format models-table bench bench-offline
 
 help:
 	@echo "make serve      start the server (settings: TANDEM_*, see README.md)"
@@ -23,6 +23,7 @@ help:
 	@echo "make format     mend what ruff can mend by itself"
 	@echo "make models-table  measure every architecture, write docs/models.md"
 	@echo "make bench      measure the server against a plain endpoint"
+	@echo "make bench-offline  measure the engine against transformers and CTranslate2"
 
 $(VENV)/.serve: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
@@ -81,6 +82,13 @@ format: $(VENV)/.dev
 
 models-table: $(VENV)/.dev
 	@$(BIN)/python -m tests.models_table $(ARGS)
+
+$(VENV)/.peers: $(VENV)/.dev
+	@$(INSTALL) --group peers
+	@touch $@
+
+bench-offline: $(VENV)/.peers
+	@$(BIN)/python -m benchmarks.offline $(ARGS)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.bench_server $(ARGS)
