@@ -107,11 +107,8 @@ class GenerateRunner:
         return alike[: 1 if is_drawn else self._max_batch_size]
 
     def _key(self, request: Request) -> _Key:
-        parameters = request.parameters
-        reads_source = parameters.encoder_no_repeat_ngram_size > 0
-        reads_source |= parameters.encoder_repetition_penalty != 1.0
-        may_pad = self._is_padding_invariant and not reads_source
-        return parameters, None if may_pad else request.source_len
+        may_pad = self._is_padding_invariant and not request.parameters.reads_source
+        return request.parameters, None if may_pad else request.source_len
 
     def _generate(self, batch: list[Request], stop_abandoned: StoppingCriteria) -> list[Output]:
         parameters = batch[0].parameters
@@ -123,7 +120,7 @@ class GenerateRunner:
                 **inputs,
                 **generate_arguments(parameters, num_sources=len(batch), device=self._model.device),
                 stopping_criteria=StoppingCriteriaList(
-                    [stop_abandoned, self._stop_at_strings(parameters), step_scores]
+                    [stop_abandoned, *self._stop_at_strings(parameters), step_scores]
                 ),
                 return_dict_in_generate=True,
                 output_scores=True,
@@ -145,9 +142,10 @@ class GenerateRunner:
             for request, rows in zip(batch, slices, strict=True)
         ]
 
-    def _stop_at_strings(self, parameters: GenerationParameters) -> "_StopAtStrings":
-        strings = () if self._stop_strings is None else parameters.stop_strings
-        return _StopAtStrings(self._stop_strings, strings)
+    def _stop_at_strings(self, parameters: GenerationParameters) -> list[StoppingCriteria]:
+        if self._stop_strings is None or not parameters.stop_strings:
+            return []
+        return [_StopAtStrings(self._stop_strings, parameters.stop_strings)]
 
     def _padded(self, batch: list[Request]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask`, and the mask of global attention: [batch, source_len]."""
@@ -197,7 +195,7 @@ class _StopAbandoned(StoppingCriteria):
 class _StopAtStrings(StoppingCriteria):
     """Stops rows that end with one of these strings."""
 
-    def __init__(self, stop_strings: StopStrings | None, strings: tuple[str, ...]) -> None:
+    def __init__(self, stop_strings: StopStrings, strings: tuple[str, ...]) -> None:
         self._stop_strings = stop_strings
         self._strings = strings
 
@@ -209,8 +207,6 @@ class _StopAtStrings(StoppingCriteria):
             scores: Not used.
             kwargs: Not used.
         """
-        if self._stop_strings is None or not self._strings:
-            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
         stopped = [self._stop_strings.ends(self._strings, row) for row in input_ids.tolist()]
         return torch.tensor(stopped, device=input_ids.device)
 

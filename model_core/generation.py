@@ -113,6 +113,11 @@ class GenerationParameters:
         return self.num_beams if self.num_beams > 1 else self.num_return_sequences
 
     @property
+    def reads_source(self) -> bool:
+        """Whether source tokens decide which target tokens are likely, or allowed."""
+        return self.encoder_repetition_penalty != 1.0 or self.encoder_no_repeat_ngram_size > 0
+
+    @property
     def num_candidates(self) -> int:
         """Continuations that a beam search considers in each step: more than can end."""
         return max(2, 1 + len(self.eos_token_ids)) * self.num_beams
@@ -122,8 +127,8 @@ class GenerationParameters:
 
         Every parameter that a request may name is here, so that none is left to the model's own
         generation config. What only the checkpoint can ask for (`unserved`) stays there. What is
-        no plain value is added by `model_core.library`: `decoder_input_ids`, the tokenizer that
-        `stop_strings` need, and the seed.
+        no plain value is left to the caller: `decoder_input_ids`, the tokenizer that `stop_strings`
+        need, and the seed.
         """
         return {
             "decoder_start_token_id": self.decoder_start_token_id,

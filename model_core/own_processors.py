@@ -52,7 +52,9 @@ class OwnProcessors:
 
         Source: `GenerationMixin._get_logits_processor`, also for the order.
         """
-        source = torch.tensor([list(source_ids)], device=device)
+        source = None
+        if parameters.reads_source:
+            source = torch.tensor([list(source_ids)], device=device)
         return cls(
             first=tuple(_first(parameters, source)),
             after_ngrams=tuple(_after_ngrams(parameters, source)),
