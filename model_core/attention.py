@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model_core.cache import KeyValues
+from model_core.key_values import KeyValues
 
 
 def attend(
-    query: Tensor, blocks: Sequence[KeyValues], biases: Sequence[Tensor], layer: int
+    query: Tensor,
+    blocks: Sequence[KeyValues],
+    biases: Sequence[Sequence[Tensor]],
+    layer: int,
 ) -> Tensor:
     """Attention of one layer over blocks of keys and values.
 
@@ -19,7 +22,7 @@ def attend(
     Args:
         query: [num_slots, num_beams, num_heads, head_dim], scaled already.
         blocks: Keys and values, each [num_layers, num_slots, num_heads, entries, head_dim].
-        biases: One per block, broadcastable to [num_slots, num_heads, num_beams, entries].
+        biases: Per block, [num_slots * num_heads, num_beams, entries], for all layers or for each.
         layer: Layer of the blocks to read.
 
     Returns:
@@ -27,13 +30,10 @@ def attend(
     """
     num_slots, num_beams, num_heads, head_dim = query.shape
     rows = query.transpose(1, 2).reshape(num_slots * num_heads, num_beams, head_dim)
-
-    logits = []
-    for block, bias in zip(blocks, biases, strict=True):
-        keys = _heads(block.keys[layer])
-        products = torch.bmm(rows, keys.transpose(1, 2))
-        products.view(num_slots, num_heads, num_beams, -1).add_(bias)
-        logits.append(products)
+    logits = [
+        torch.baddbmm(of_layers[layer % len(of_layers)], rows, _heads(block.keys[layer]).mT)
+        for block, of_layers in zip(blocks, biases, strict=True)
+    ]
     weights = torch.softmax(logits[0] if len(logits) == 1 else torch.cat(logits, dim=2), dim=2)
 
     parts = torch.split(weights, [part.shape[2] for part in logits], dim=2)

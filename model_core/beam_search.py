@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from model_core.cache import select_rows
 from model_core.generation import GenerationParameters
 from model_core.request import Hypothesis
 from model_core.search import START_LEN, Choice, Search
 from model_core.stopping import StopStrings
+from model_core.top_k import top_k
 
 _IMPOSSIBLE = -1.0e9
 """Score of what must not be chosen, as in transformers: finite, so that sums stay ordered."""
@@ -69,7 +71,7 @@ class BeamSearch(Search):
         self._live_scores[:num_slots] = live_scores
         parents, token_ids = parents.gather(1, best), token_ids.gather(1, best)
         longest = int(self._lengths[:num_slots].max())
-        self._token_ids[:num_slots, :, :longest] = _select(
+        self._token_ids[:num_slots, :, :longest] = select_rows(
             self._token_ids[:num_slots, :, :longest], parents
         )
         self._append(token_ids)
@@ -91,16 +93,21 @@ class BeamSearch(Search):
             token that is given.
         """
         num_slots, num_beams, vocab = log_probs.shape
-        totals = (log_probs + self._live_scores[:num_slots, :, None]).view(num_slots, -1)
+        live_scores = self._live_scores[:num_slots, :, None]
+        # The best of each row, then the best of those: only they are added to a score.
+        of_row = min(self.num_candidates, vocab)
+        best, tokens = top_k(log_probs.view(-1, vocab), of_row)
+        totals = (best.view(num_slots, num_beams, -1) + live_scores).flatten(1)
         scores, flat = totals.topk(self.num_candidates)
+        parents = flat // of_row
+        token_ids = tokens.view(num_slots, -1).gather(1, flat)
         for slot, generator in self._drawing():
-            probabilities = totals[slot].softmax(-1)
+            totals = (log_probs[slot] + live_scores[slot]).flatten()
+            probabilities = totals.softmax(-1)
             if probabilities.isfinite().all():
-                flat[slot] = torch.multinomial(
-                    probabilities, self.num_candidates, generator=generator
-                )
-                scores[slot] = totals[slot, flat[slot]]
-        parents, token_ids = flat // vocab, flat % vocab
+                drawn = torch.multinomial(probabilities, self.num_candidates, generator=generator)
+                scores[slot] = totals[drawn]
+                parents[slot], token_ids[slot] = drawn // vocab, drawn % vocab
         if in_prompt.any():
             slots = in_prompt.nonzero()[:, 0].to(self._device)
             scores[slots] = -torch.inf
@@ -137,7 +144,7 @@ class BeamSearch(Search):
         factor = self._length_factor(generated_lens.clamp(min=1))
         penalised = scores / factor[:, None] + ~eligible * _IMPOSSIBLE
         longest = int(lengths.max()) + 1
-        candidates = _select(self._token_ids[:num_slots, :, :longest], parents)
+        candidates = select_rows(self._token_ids[:num_slots, :, :longest], parents)
         end = lengths[:, None, None].expand(-1, candidates.shape[1], 1)
         candidates = candidates.scatter(2, end, token_ids[..., None])
         candidate_lens = (lengths[:, None] + 1).expand_as(parents)
@@ -150,7 +157,7 @@ class BeamSearch(Search):
             (self._finished_lens, candidate_lens),
             (self._finished_ids[:, :, :longest], candidates),
         ):
-            state[:num_slots] = _select(torch.cat((state[:num_slots], new), dim=1), best)
+            state[:num_slots] = select_rows(torch.cat((state[:num_slots], new), dim=1), best)
 
     def _is_decided(self) -> Tensor:
         """[num_slots]: no live hypothesis can, or may, still improve on the finished ones."""
@@ -205,10 +212,3 @@ class BeamSearch(Search):
         self._assume_longest = torch.tensor(
             [p.early_stopping == "never" and p.length_penalty > 0 for p in parameters]
         )
-
-
-def _select(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` of each slot: [num_slots, n, ...], [num_slots, m] -> [num_slots, m, ...]."""
-    if rows.dim() == 3:
-        return rows.gather(1, index[:, :, None].expand(-1, -1, rows.shape[2]))
-    return rows.gather(1, index)

@@ -3,7 +3,7 @@
 What differs between families is data (see `model_core.families`), not code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar, cast
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model_core.cache import CacheLayout, PositionBias
+from model_core.cache import PositionBias
+from model_core.key_values import CacheLayout
 from model_core.packing import pack, packed_linear
 
 _Part = TypeVar("_Part")
@@ -165,11 +166,17 @@ class SelfAttention:
 
 @dataclass(frozen=True, slots=True)
 class CrossAttention:
-    """Projections of one cross-attention block; `key` and `value` run once per source."""
+    """Projections of one cross-attention block.
+
+    Attributes:
+        query: Of the targets.
+        key_value: The two projections of a source fused; they run once per source.
+        output: Projection of the context.
+        norm: See `SelfAttention`.
+    """
 
     query: Linear
-    key: Linear
-    value: Linear
+    key_value: Linear
     output: Linear
     norm: Norm
 
@@ -221,13 +228,11 @@ class Head:
         output: [vocab, hidden] projection.
         transform: BERT's dense layer before it, if any.
         scale: Factor on the hidden states before the projection.
-        bias: [vocab], added to the logits (BART's `final_logits_bias`).
     """
 
     output: Linear
     transform: HeadTransform | None = None
     scale: float = 1.0
-    bias: Tensor | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, vocab]."""
@@ -235,8 +240,7 @@ class Head:
             hidden = self.transform(hidden)
         if self.scale != 1.0:
             hidden = hidden * self.scale
-        logits = self.output(hidden)
-        return logits if self.bias is None else logits + self.bias
+        return self.output(hidden)
 
 
 class AttentionContext(Protocol):
@@ -297,21 +301,19 @@ class Decoder:
         """The same with packed weights, where that is faster."""
         return _packed(self)
 
-    def project_source(self, encoder_outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-attention keys and values of one source in all layers.
+    def project_sources(self, encoder_outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Cross-attention keys and values of source tokens, layer by layer.
 
         Args:
-            encoder_outputs: [source_len, hidden].
+            encoder_outputs: [num_tokens, hidden], of any number of sources.
 
-        Returns:
-            Keys and values, each [num_layers, num_heads, source_len, head_dim].
+        Yields:
+            Keys and values of a layer, each [num_tokens, num_heads, head_dim].
         """
-        keys = torch.stack([layer.cross_attention.key(encoder_outputs) for layer in self.layers])
-        values = torch.stack(
-            [layer.cross_attention.value(encoder_outputs) for layer in self.layers]
-        )
-        split = (len(self.layers), encoder_outputs.shape[0], self.num_heads, self.head_dim)
-        return keys.view(split).transpose(1, 2), values.view(split).transpose(1, 2)
+        for layer in self.layers:
+            projected = layer.cross_attention.key_value(encoder_outputs)
+            keys, values = projected.view(-1, 2, self.num_heads, self.head_dim).unbind(1)
+            yield keys, values
 
     def step(
         self, token_ids: Tensor, positions: Tensor, contexts: Sequence[AttentionContext]
@@ -359,7 +361,7 @@ class Decoder:
             )
             for context, rows in zip(contexts, _split(projected, contexts), strict=True)
         ]
-        return attention.output(torch.cat(attended))
+        return attention.output(_joined(attended))
 
     def _cross_attend(
         self,
@@ -374,7 +376,7 @@ class Decoder:
             context.cross_attention(index, rows)
             for context, rows in zip(contexts, _split(query, contexts), strict=True)
         ]
-        return attention.output(torch.cat(attended))
+        return attention.output(_joined(attended))
 
 
 def _packed(part: _Part) -> _Part:
@@ -387,6 +389,10 @@ def _packed(part: _Part) -> _Part:
         return part
     parts = {each.name: _packed(getattr(part, each.name)) for each in fields(part)}
     return replace(part, **parts)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)  # cat copies even a single one
 
 
 def _split(rows: Tensor, contexts: Sequence[AttentionContext]) -> Sequence[Tensor]:

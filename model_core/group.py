@@ -12,13 +12,12 @@ from torch import Tensor
 
 from model_core.attention import attend
 from model_core.cache import (
-    CacheLayout,
     CrossAttentionCache,
-    KeyValues,
     PositionBias,
     SelfAttentionCache,
     SelfAttentionStep,
 )
+from model_core.key_values import KeyValues, KeyValuesPool
 from model_core.request import Output, Request
 from model_core.search import Search
 
@@ -40,19 +39,21 @@ class Group:
     """Requests that attend together: their slots in both caches and their search.
 
     Args:
-        layout: Shape of a cache entry.
+        pool: Where the memory of its caches comes from.
         search: Decides the tokens; gives `num_beams`.
         max_slots: Most requests.
+        num_slots: Requests that are expected soon.
         source_capacity: Longest source.
         position_biases: Relative-position biases of the decoder; see `Decoder`.
     """
 
     def __init__(
         self,
-        layout: CacheLayout,
+        pool: KeyValuesPool,
         search: Search,
         *,
         max_slots: int,
+        num_slots: int = 1,
         source_capacity: int,
         position_biases: Sequence[PositionBias] = (),
     ) -> None:
@@ -61,9 +62,9 @@ class Group:
         self.requests: list[Request] = []
         self._max_slots = max_slots
         self._position_biases = position_biases
-        self.num_slots = 1
-        self._cross_cache = CrossAttentionCache(layout, 1, source_capacity)
-        self._self_cache = SelfAttentionCache(layout, 1, search.num_beams)
+        self.num_slots = min(num_slots, max_slots)
+        self._cross_cache = CrossAttentionCache(pool, self.num_slots, source_capacity)
+        self._self_cache = SelfAttentionCache(pool, self.num_slots, search.num_beams)
         self._sources: tuple[KeyValues, Tensor]
         self._targets: SelfAttentionStep
 
@@ -82,26 +83,43 @@ class Group:
         """Whether every slot is taken."""
         return len(self.requests) == self._max_slots
 
-    def admit(self, request: Request, keys: Tensor, values: Tensor) -> None:
-        """Give a request the next slot, with the cross-attention keys and values of its source."""
+    def admit(self, request: Request) -> int:
+        """Give a request the next slot; `write_source` stores its source there."""
         if len(self.requests) == self.num_slots:
             self._resize(min(2 * self.num_slots, self._max_slots))
         slot = self.search.admit(request.parameters, request.source_ids)
         self.requests.append(request)
-        self._cross_cache.write(slot, keys, values)
+        self._cross_cache.open(slot, request.source_len)
         self._self_cache.clear(slot)
+        return slot
+
+    def write_source(self, slot: int, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Store a source in one layer: keys and values, each [source_len, num_heads, head_dim]."""
+        self._cross_cache.write(slot, layer, keys, values)
+
+    def give_up(self, request: Request) -> None:
+        """Free the slot of a request that did not finish: leave nothing that is not a number."""
+        slot = self.requests.index(request)
+        self._cross_cache.erase(slot)
+        self._self_cache.erase(slot)
+        self.remove(request)
 
     def remove(self, request: Request) -> None:
         """Free the slot of a request; the last slot moves into the hole."""
         slot, last = self.requests.index(request), len(self.requests) - 1
         if slot != last:
             self._cross_cache.move(last, slot)
-            self._self_cache.move(last, slot, int(self.search.positions[last]))
+            self._self_cache.move(last, slot)
         self.search.remove(slot)
         self.requests[slot] = self.requests[last]
         self.requests.pop()
         if 0 < len(self.requests) * 4 <= self.num_slots:
             self._resize(self.num_slots // 2)
+
+    def close(self) -> None:
+        """Give the memory of the caches back."""
+        self._cross_cache.close()
+        self._self_cache.close()
 
     def begin_step(self) -> tuple[Tensor, Tensor]:
         """Prepare the caches for a step.
@@ -110,8 +128,8 @@ class Group:
             Last token and its position of every hypothesis, both [num_rows].
         """
         positions = self.search.positions
-        self._sources = self._cross_cache.view(len(self.requests))
-        self._targets = self._self_cache.step(positions, self._position_biases)
+        self._sources = self._cross_cache.view(len(self.requests), self.num_beams)
+        self._targets = self._self_cache.step(len(self.requests), self._position_biases)
         token_ids = self.search.last_token_ids
         rows = positions.to(token_ids.device).repeat_interleave(self.num_beams)
         return token_ids.flatten(), rows
@@ -120,12 +138,12 @@ class Group:
         """See `AttentionContext`."""
         self._targets.write(layer, self._by_slot(key), self._by_slot(value))
         targets = self._targets
-        return attend(self._by_slot(query), targets.blocks, targets.biases(layer), layer)
+        return attend(self._by_slot(query), targets.blocks, targets.biases, layer)
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         """See `AttentionContext`."""
         entries, bias = self._sources
-        return attend(self._by_slot(query), (entries,), (bias,), layer)
+        return attend(self._by_slot(query), (entries,), ((bias,),), layer)
 
     def choose(self, logits: Tensor) -> Chosen:
         """Let the search choose from the logits of this step, [num_rows, vocab].
@@ -140,24 +158,23 @@ class Group:
         for slot, request in enumerate(self.requests):
             hypotheses = self.search.hypotheses(slot) if choice.done[slot] else ()
             if choice.failed[slot] or (choice.done[slot] and not hypotheses):
-                self._cross_cache.erase(slot)
-                self._self_cache.erase(slot)
                 chosen.failed.append(request)
             elif choice.done[slot]:
                 chosen.finished.append((request, Output.of(request, hypotheses)))
         leaving = {*chosen.failed, *(request for request, _ in chosen.finished)}
         # From the back, so that a slot that moves is one that stays.
         for request in reversed([each for each in self.requests if each in leaving]):
-            self.remove(request)
+            if request in chosen.failed:
+                self.give_up(request)
+            else:
+                self.remove(request)
         return chosen
 
     def _resize(self, num_slots: int) -> None:
         """Double or halve the slots: what is copied stays a fraction of what was decoded."""
-        positions = self.search.positions
-        target_len = int(positions.max()) if len(positions) else 0
         num_used = len(self.requests)
         self._cross_cache.resize(num_slots, num_used=num_used)
-        self._self_cache.resize(num_slots, num_used=num_used, target_len=target_len)
+        self._self_cache.resize(num_slots, num_used=num_used)
         self.num_slots = num_slots
 
     def _by_slot(self, rows: Tensor) -> Tensor:

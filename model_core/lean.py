@@ -12,6 +12,7 @@ from model_core.decoder import Decoder
 from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_length
 from model_core.generation import GenerationParameters
 from model_core.group import Group
+from model_core.key_values import KeyValuesPool
 from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
 from model_core.sampler import Sampler
@@ -47,12 +48,14 @@ class LeanRunner:
         self._stop_strings = stop_strings
         self._encoder_outputs = EncoderOutputCache(encoder_cache_bytes)
         self._layout = decoder.cache_layout
+        self._pool = KeyValuesPool(self._layout)
         self._groups: list[Group] = []
 
     def cost_bytes(self, request: Request) -> int:
         """See `ModelRunner`."""
         num_beams = request.parameters.num_hypotheses
-        positions = math.ceil(request.parameters.max_length / BLOCK_LEN) * BLOCK_LEN
+        # A target may begin in the middle of a block.
+        positions = (math.ceil(request.parameters.max_length / BLOCK_LEN) + 1) * BLOCK_LEN
         entries = _source_capacity(request.source_len) + positions * num_beams
         logits_bytes = num_beams * self._decoder.vocab_size * torch.float32.itemsize
         return entries * self._layout.bytes_per_token + _LOGITS_COPIES * logits_bytes
@@ -61,9 +64,12 @@ class LeanRunner:
     def admit(self, requests: Sequence[Request]) -> EncodeReport:
         """See `ModelRunner`."""
         encoded, report = self._encode([request.source_ids for request in requests])
-        for request in requests:
-            keys, values = self._decoder.project_source(encoded[request.source_ids])
-            self._group_for(request).admit(request, keys, values)
+        outputs = [encoded[request.source_ids] for request in requests]
+        slots = []
+        for index, request in enumerate(requests):
+            group = self._group_for(request, len(requests) - index)
+            slots.append((group, group.admit(request)))
+        self._write_sources(slots, outputs)
         return report
 
     @torch.inference_mode()
@@ -89,12 +95,23 @@ class LeanRunner:
         """See `ModelRunner`."""
         for request in requests:
             group = next(group for group in self._groups if request in group.requests)
-            group.remove(request)
+            group.give_up(request)
         self._drop_empty_groups()
 
     def reset(self) -> None:
-        """See `ModelRunner`."""
+        """See `ModelRunner`. Nothing is used again: a step that raised may have left anything."""
+        self._pool = KeyValuesPool(self._layout)
         self._groups = []
+
+    def _write_sources(self, slots: Sequence[tuple[Group, int]], outputs: list[Tensor]) -> None:
+        """Project the sources of all slots at once, and store each where it belongs."""
+        if not slots:
+            return
+        source_lens = [source.shape[0] for source in outputs]
+        for layer, projected in enumerate(self._decoder.project_sources(torch.cat(outputs))):
+            parts = (torch.split(part, source_lens) for part in projected)
+            for (group, slot), keys, values in zip(slots, *parts, strict=True):
+                group.write_source(slot, layer, keys, values)
 
     def _encode(self, sources: Sequence[SourceIds]) -> tuple[dict[SourceIds, Tensor], EncodeReport]:
         """Encoder outputs of each source, [source_len, hidden], from the cache or the encoder."""
@@ -117,17 +134,21 @@ class LeanRunner:
             padded_tokens=padded_tokens,
         )
 
-    def _group_for(self, request: Request) -> Group:
-        """A group with a free slot for this kind of search, width and source length."""
+    def _group_for(self, request: Request, num_joining: int) -> Group:
+        """A group with a free slot for this kind of search, width and source length.
+
+        A new one gets slots for the requests that join now, as far as they may be of one kind.
+        """
         capacity = _source_capacity(request.source_len)
         for group in self._groups:
             is_alike = group.source_capacity == capacity and group.search.fits(request.parameters)
             if is_alike and not group.is_full:
                 return group
         group = Group(
-            self._layout,
+            self._pool,
             self._search_for(request.parameters),
             max_slots=MAX_SLOTS_PER_GROUP,
+            num_slots=num_joining,
             source_capacity=capacity,
             position_biases=self._decoder.position_biases,
         )
@@ -148,6 +169,9 @@ class LeanRunner:
         )
 
     def _drop_empty_groups(self) -> None:
+        for group in self._groups:
+            if not group.requests:
+                group.close()
         self._groups = [group for group in self._groups if group.requests]
 
 

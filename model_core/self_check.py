@@ -17,6 +17,7 @@ from model_core.decoder import Decoder
 from model_core.encoder import Encoder
 from model_core.generation import GenerationParameters
 from model_core.group import Group
+from model_core.key_values import KeyValuesPool
 from model_core.request import Hypothesis, Request
 from model_core.search import Choice, Search
 
@@ -108,7 +109,7 @@ def check_decoder(
     sources = _random_sources([ids for ids in range(encoder.vocab_size) if ids != pad_token_id])
     search = _RandomSearch(decoder.cache_layout.device, range(vocab_size), _SEED)
     group = Group(
-        decoder.cache_layout,
+        KeyValuesPool(decoder.cache_layout),
         search,
         max_slots=len(sources),
         source_capacity=max(_SOURCE_LENS),
@@ -126,7 +127,10 @@ def check_decoder(
     for step in range(NUM_STEPS):
         if step < len(sources):
             request = Request(str(step), sources[step], parameters)
-            group.admit(request, *decoder.project_source(encoder([sources[step]])[0]))
+            slot = group.admit(request)
+            projected = decoder.project_sources(encoder([sources[step]])[0])
+            for layer, (keys, values) in enumerate(projected):
+                group.write_source(slot, layer, keys, values)
         last, positions = group.begin_step()
         logits = decoder.step(last, positions, [group]).float()
         expected = reference.logits(search.targets())

@@ -1,5 +1,6 @@
 """BART and what decodes like it: one layer layout, different edges."""
 
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -32,17 +33,26 @@ def build_bart_decoder(model: PreTrainedModel) -> Decoder:
     decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
     num_heads = config.decoder_attention_heads
     head_dim = config.d_model // num_heads
-    bias = getattr(model, "final_logits_bias", None)
     return Decoder(
         embeddings=_embeddings(decoder, config.model_type),
         layers=tuple(_layer(layer, ACT2FN[config.activation_function]) for layer in decoder.layers),
-        head=Head(linear(model.lm_head), bias=None if bias is None else bias[0]),
+        head=Head(_output(model)),
         num_heads=num_heads,
         head_dim=head_dim,
         attention_scale=head_dim**-0.5,
         norm_first=config.model_type in _NORM_FIRST,
         final_norm=_final_norm(decoder, config.model_type),
     )
+
+
+def _output(model: Any) -> Linear:
+    """The output projection; `final_logits_bias` is nothing else than its bias."""
+    output = linear(model.lm_head)
+    bias = getattr(model, "final_logits_bias", None)
+    if bias is None or not bias.any():
+        return output
+    bias = bias[0].to(output.weight.dtype)
+    return replace(output, bias=bias if output.bias is None else output.bias + bias)
 
 
 def _final_norm(decoder: Any, model_type: str) -> Norm | None:
@@ -84,8 +94,7 @@ def _layer(layer: Any, activation: Any) -> DecoderLayer:
         ),
         cross_attention=CrossAttention(
             query=linear(cross.q_proj),
-            key=linear(cross.k_proj),
-            value=linear(cross.v_proj),
+            key_value=Linear.fuse([linear(cross.k_proj), linear(cross.v_proj)]),
             output=linear(cross.out_proj),
             norm=layer_norm(layer.encoder_attn_layer_norm),
         ),

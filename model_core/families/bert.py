@@ -97,8 +97,7 @@ def _layer(layer: Any, activation: Any) -> DecoderLayer:
         ),
         cross_attention=CrossAttention(
             query=linear(cross.self.query),
-            key=linear(cross.self.key),
-            value=linear(cross.self.value),
+            key_value=Linear.fuse([linear(cross.self.key), linear(cross.self.value)]),
             output=linear(cross.output.dense),
             norm=layer_norm(cross.output.LayerNorm),
         ),

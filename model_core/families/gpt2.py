@@ -42,7 +42,6 @@ def build_gpt2_decoder(model: PreTrainedModel) -> Decoder:
 def _layer(block: Any) -> DecoderLayer:
     own, cross, feed_forward = block.attn, block.crossattention, block.mlp
     query, key, value = _split(own.c_attn, 3)
-    cross_key, cross_value = _split(cross.c_attn, 2)
     return DecoderLayer(
         self_attention=SelfAttention(
             query_key_value=Linear.fuse([_scaled(query, own), key, value]),
@@ -51,8 +50,7 @@ def _layer(block: Any) -> DecoderLayer:
         ),
         cross_attention=CrossAttention(
             query=_scaled(_transposed(cross.q_attn), cross),
-            key=cross_key,
-            value=cross_value,
+            key_value=_transposed(cross.c_attn),
             output=_transposed(cross.c_proj),
             norm=layer_norm(block.ln_cross_attn),
         ),

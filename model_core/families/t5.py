@@ -69,8 +69,7 @@ def _layer(parts: Any, config: Any) -> DecoderLayer:
         ),
         cross_attention=CrossAttention(
             query=linear(cross.q),
-            key=linear(cross.k),
-            value=linear(cross.v),
+            key_value=Linear.fuse([linear(cross.k), linear(cross.v)]),
             output=linear(cross.o),
             norm=rms_norm(parts[1].layer_norm),
         ),

@@ -8,15 +8,24 @@ from torch import Tensor
 from model_core.attention import attend
 from model_core.cache import (
     BLOCK_LEN,
-    CacheLayout,
     CrossAttentionCache,
     PositionBias,
     SelfAttentionCache,
+    SelfAttentionStep,
 )
+from model_core.key_values import CacheLayout, KeyValuesPool
 
 LAYOUT = CacheLayout(
     num_layers=2, num_heads=2, head_dim=4, dtype=torch.float32, device=torch.device("cpu")
 )
+
+
+def self_cache(num_slots: int, num_beams: int) -> SelfAttentionCache:
+    return SelfAttentionCache(KeyValuesPool(LAYOUT), num_slots, num_beams)
+
+
+def context_of(query: Tensor, view: SelfAttentionStep) -> Tensor:
+    return attend(query, view.blocks, view.biases, 1).view(*query.shape[:2], -1)
 
 
 class Lineages:
@@ -44,93 +53,175 @@ def plain_attention(query: Tensor, seen: list[Tensor]) -> Tensor:
     return (weights[..., None] * keys).sum(1).flatten()
 
 
+class JoinAndLeave:
+    """A cache whose slots come and go as in a group, beside what each hypothesis has seen."""
+
+    def __init__(self, num_beams: int, max_slots: int) -> None:
+        self.num_beams = num_beams
+        self.num_slots = 1
+        self.max_slots = max_slots
+        self.cache = self_cache(1, num_beams)
+        self.lineages = Lineages(0, num_beams)
+
+    @property
+    def num_used(self) -> int:
+        return len(self.lineages.keys)
+
+    def join(self) -> None:
+        if self.num_used == self.num_slots:
+            self._resize(2 * self.num_slots)
+        self.cache.clear(self.num_used)
+        self.lineages.keys += Lineages(1, self.num_beams).keys
+
+    def leave(self, slot: int) -> None:
+        last = self.num_used - 1
+        if slot != last:
+            self.cache.move(last, slot)
+        self.lineages.keys[slot] = self.lineages.keys[last]
+        self.lineages.keys.pop()
+        if 0 < self.num_used * 4 <= self.num_slots:
+            self._resize(self.num_slots // 2)
+
+    def step(self) -> None:
+        """One step, whose attention is that over each hypothesis' own lineage."""
+        shape = (self.num_used, self.num_beams, LAYOUT.num_heads, LAYOUT.head_dim)
+        keys, query = torch.randn(shape), torch.randn(shape)
+        view = self.cache.step(self.num_used)
+        view.write(1, keys, keys)
+        self.lineages.append(keys)
+        context = context_of(query, view)
+        for slot in range(self.num_used):
+            for beam in range(self.num_beams):
+                expected = plain_attention(query[slot, beam], self.lineages.keys[slot][beam])
+                torch.testing.assert_close(context[slot, beam], expected, rtol=1e-5, atol=1e-5)
+        parents = torch.randint(self.num_beams, shape[:2])
+        self.cache.choose_parents(parents)
+        self.lineages.choose_parents(parents)
+
+    def _resize(self, num_slots: int) -> None:
+        self.cache.resize(num_slots, num_used=self.num_used)
+        self.num_slots = num_slots
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     num_beams=st.integers(1, 4),
-    starts=st.lists(st.integers(0, 3), min_size=1, max_size=4),
-    num_steps=st.integers(1, 12),
+    events=st.lists(st.sampled_from(["join", "leave", "step", "step", "step"]), max_size=25),
     seed=st.integers(0, 1000),
 )
 def test_beams_attend_to_exactly_what_their_lineage_wrote(
-    num_beams: int, starts: list[int], num_steps: int, seed: int
+    num_beams: int, events: list[str], seed: int
 ) -> None:
     torch.manual_seed(seed)
-    starts = sorted(starts)  # slots join in order, at different steps
-    cache = SelfAttentionCache(LAYOUT, len(starts), num_beams)
-    lineages = Lineages(len(starts), num_beams)
-    positions = torch.zeros(len(starts), dtype=torch.long)
-    for step in range(num_steps):
-        num_slots = sum(start <= step for start in starts)
-        if not num_slots:
-            continue
-        shape = (num_slots, num_beams, LAYOUT.num_heads, LAYOUT.head_dim)
-        keys, query = torch.randn(shape), torch.randn(shape)
-        view = cache.step(positions[:num_slots], ())
-        view.write(1, keys, keys)
-        context = attend(query, view.blocks, view.biases(1), 1).view(num_slots, num_beams, -1)
-        current = Lineages(0, 0)
-        current.keys = lineages.keys[:num_slots]
-        current.append(keys)
-        for slot in range(num_slots):
-            for beam in range(num_beams):
-                expected = plain_attention(query[slot, beam], lineages.keys[slot][beam])
-                torch.testing.assert_close(context[slot, beam], expected, rtol=1e-5, atol=1e-5)
-        parents = torch.randint(num_beams, (num_slots, num_beams))
-        cache.choose_parents(parents)
-        current.choose_parents(parents)
-        lineages.keys[:num_slots] = current.keys
-        positions[:num_slots] += 1
+    group = JoinAndLeave(num_beams, max_slots=8)
+    for event in events:
+        if event == "join" and group.num_used < group.max_slots:
+            group.join()
+        elif event == "leave" and group.num_used > 1:
+            group.leave(int(torch.randint(group.num_used, (1,))))
+        elif event == "step" and group.num_used:
+            group.step()
+
+
+def test_slots_that_come_and_go_for_long_see_only_their_own_steps() -> None:
+    torch.manual_seed(1)
+    group = JoinAndLeave(2, max_slots=4)
+    for number in range(3 * BLOCK_LEN):
+        if number % 20 == 0:
+            if group.num_used == group.max_slots:
+                group.leave(0)
+            group.join()
+        group.step()
 
 
 def test_choosing_parents_moves_no_key() -> None:
-    cache = SelfAttentionCache(LAYOUT, 1, 3)
-    view = cache.step(torch.tensor([0]), ())
+    cache = self_cache(1, 3)
+    view = cache.step(1)
     keys = torch.randn(1, 3, LAYOUT.num_heads, LAYOUT.head_dim)
     view.write(0, keys, keys)
     before = view.blocks[0].keys.clone()
     cache.choose_parents(torch.tensor([[2, 2, 0]]))
-    assert torch.equal(cache.step(torch.tensor([1]), ()).blocks[0].keys[..., :3, :], before)
+    assert torch.equal(cache.step(1).blocks[0].keys[..., :3, :], before)
+
+
+def memory_of(keys: Tensor) -> int:
+    return keys.untyped_storage().data_ptr()
 
 
 def test_growing_leaves_earlier_blocks_where_they_are() -> None:
-    cache = SelfAttentionCache(LAYOUT, 1, 1)
-    first = cache.step(torch.tensor([0]), ()).blocks[0].keys.data_ptr()
-    view = cache.step(torch.tensor([BLOCK_LEN]), ())
+    cache = self_cache(1, 1)
+    first = memory_of(cache.step(1).blocks[0].keys)
+    for _ in range(BLOCK_LEN):
+        view = cache.step(1)
     assert len(view.blocks) == 2
-    assert view.blocks[0].keys.data_ptr() == first
+    assert memory_of(view.blocks[0].keys) == first
+
+
+def test_a_block_to_which_nobody_looks_back_is_written_again() -> None:
+    cache = self_cache(1, 1)
+    written = []
+    for number in range(6 * BLOCK_LEN):
+        if number % 10 == 0:
+            cache.clear(0)
+        view = cache.step(1)
+        assert len(view.blocks) <= 2
+        written.append(memory_of(view.written.keys))
+    assert len(set(written)) == 2
+    assert written[0] == written[2 * BLOCK_LEN] == written[4 * BLOCK_LEN]
 
 
 def test_a_slot_is_clear_of_what_its_last_request_wrote() -> None:
-    cache = SelfAttentionCache(LAYOUT, 1, 1)
-    for position in range(5):
-        cache.step(torch.tensor([position]), ())
+    cache = self_cache(1, 1)
+    for _ in range(5):
+        cache.step(1)
     cache.clear(0)
-    view = cache.step(torch.tensor([0]), ())
+    view = cache.step(1)
     cache.choose_parents(torch.tensor([[0]]))
-    later = cache.step(torch.tensor([1]), ())
-    assert torch.isfinite(view.biases(0)[0]).sum() == 1
-    assert torch.isfinite(later.biases(0)[0]).sum() == 2
+    later = cache.step(1)
+    assert torch.isfinite(view.biases[0][0]).sum(-1).tolist() == [[1], [1]]
+    assert torch.isfinite(later.biases[0][0]).sum(-1).tolist() == [[2], [2]]
 
 
 def test_each_layer_may_have_a_position_bias_of_its_own() -> None:
-    cache = SelfAttentionCache(LAYOUT, 1, 1)
+    cache = self_cache(1, 1)
     tables = [torch.randn(LAYOUT.num_heads, 3) for _ in range(LAYOUT.num_layers)]
-    cache.step(torch.tensor([0]), ())
-    view = cache.step(torch.tensor([1]), [PositionBias(table) for table in tables])
-    for layer, table in enumerate(tables):
-        assert torch.equal(view.biases(layer)[0][0, :, 0], table[:, :2].flip(-1))
+    cache.step(1)
+    view = cache.step(1, [PositionBias(table) for table in tables])
+    for bias, table in zip(view.biases[0], tables, strict=True):
+        assert torch.equal(bias[:, 0], table[:, :2].flip(-1))
+
+
+def test_memory_that_is_given_back_is_handed_out_again() -> None:
+    pool = KeyValuesPool(LAYOUT)
+    first, second = pool.take(2, 8), pool.take(2, 16)
+    pool.give_back(first)
+    assert pool.free_bytes == first.nbytes
+    assert pool.take(2, 8).keys.data_ptr() == first.keys.data_ptr()
+    pool.give_back(second)
+    assert pool.free_bytes == second.nbytes
+
+
+def test_the_pool_never_holds_more_than_was_once_in_use() -> None:
+    pool = KeyValuesPool(LAYOUT)
+    most = pool.take(1, 64)
+    pool.give_back(most)
+    for length in range(1, 64):
+        taken = pool.take(1, length)
+        assert pool.free_bytes + taken.nbytes <= most.nbytes
+        pool.give_back(taken)
 
 
 def test_sources_of_different_length_are_masked_and_move_whole() -> None:
-    cache = CrossAttentionCache(LAYOUT, 2, 8)
-    short = torch.randn(LAYOUT.num_layers, LAYOUT.num_heads, 3, LAYOUT.head_dim)
-    long = torch.randn(LAYOUT.num_layers, LAYOUT.num_heads, 6, LAYOUT.head_dim)
-    cache.write(0, short, short)
-    cache.write(1, long, long)
-    entries, bias = cache.view(2)
+    cache = CrossAttentionCache(KeyValuesPool(LAYOUT), 2, 8)
+    sources = [torch.randn(length, LAYOUT.num_heads, LAYOUT.head_dim) for length in (3, 6)]
+    for slot, source in enumerate(sources):
+        cache.open(slot, len(source))
+        for layer in range(LAYOUT.num_layers):
+            cache.write(slot, layer, source, source)
+    entries, bias = cache.view(2, 1)
     assert entries.keys.shape[3] == 6
-    assert torch.isfinite(bias).sum(-1).flatten().tolist() == [3, 6]
+    assert torch.isfinite(bias).sum(-1).flatten().tolist() == [3, 3, 6, 6]
     cache.move(1, 0)
-    entries, bias = cache.view(1)
-    assert torch.equal(entries.values[:, 0], long)
+    entries, bias = cache.view(1, 1)
+    assert torch.equal(entries.values[1, 0], sources[1].transpose(0, 1))
     assert torch.isfinite(bias).all()

@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from model_core.decoder import Decoder
 from model_core.engine import Engine
 from model_core.errors import RequestFailedError
+from model_core.group import Group
 from model_core.lean import MAX_SLOTS_PER_GROUP, LeanRunner
 from model_core.request import Output, Request
 from model_core.scheduler import EngineLimits
@@ -157,9 +157,10 @@ def test_cost_covers_what_a_request_can_make_the_runner_allocate() -> None:
     config = LEAN.model.config
     per_token = 2 * config.decoder_layers * config.d_model * torch.float32.itemsize
     per_row = 4 * LEAN.vocab * torch.float32.itemsize  # a few tensors of scores
-    # Sources up to 32 tokens share a group; targets grow by blocks of 64 positions.
-    assert runner.cost_bytes(base) == (32 + 64) * per_token + per_row
-    assert runner.cost_bytes(wider) == (32 + 4 * 64) * per_token + 4 * per_row
+    # Sources up to 32 tokens share a group; targets grow by blocks of 64 positions, and may
+    # begin in the middle of one.
+    assert runner.cost_bytes(base) == (32 + 2 * 64) * per_token + per_row
+    assert runner.cost_bytes(wider) == (32 + 4 * 2 * 64) * per_token + 4 * per_row
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -167,17 +168,18 @@ def test_scores_that_are_not_a_number_fail_their_request_and_no_other(num_beams:
     runner = LEAN.runner()
     poisoned, companion = request(1, num_beams=num_beams), request(2, num_beams=num_beams)
     later = request(3, num_beams=num_beams)
-    project = runner._decoder.project_source
+    write = Group.write_source
 
-    def poison(self: Decoder, encoder_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = project(encoder_outputs)
-        is_poisoned = encoder_outputs.shape[0] == poisoned.source_len
-        return keys, torch.full_like(values, float("nan")) if is_poisoned else values
+    def poison(
+        self: Group, slot: int, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        is_poisoned = keys.shape[0] == poisoned.source_len
+        write(self, slot, layer, keys, values * float("nan") if is_poisoned else values)
 
     assert len({each.source_len for each in (poisoned, companion, later)}) == 3
     engine = Engine({"m": runner}, EngineLimits())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "project_source", poison)
+        patch.setattr(Group, "write_source", poison)
         futures = {
             each: engine.submit("m", each.source_ids, each.parameters)
             for each in (poisoned, companion)

@@ -51,7 +51,8 @@ def test_a_decoder_with_one_wrong_part_fails(name: str, fault: str) -> None:
     elif fault == "norm":
         decoder = replace(decoder, norm_first=not decoder.norm_first)
     elif fault == "bias":
-        decoder = replace(decoder, head=replace(head, bias=torch.ones(head.output.weight.shape[0])))
+        wrong = replace(head.output, bias=torch.ones(head.output.weight.shape[0]))
+        decoder = replace(decoder, head=replace(head, output=wrong))
     elif embeddings.positions is None:
         decoder = replace(decoder, position_biases=())
     else:
