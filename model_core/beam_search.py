@@ -92,22 +92,15 @@ class BeamSearch(Search):
             a finite score. A slot in its prompt has one candidate for each of its rows, with the
             token that is given.
         """
-        num_slots, num_beams, vocab = log_probs.shape
-        live_scores = self._live_scores[:num_slots, :, None]
-        # The best of each row, then the best of those: only they are added to a score.
-        of_row = min(self.num_candidates, vocab)
-        best, tokens = top_k(log_probs.view(-1, vocab), of_row)
-        totals = (best.view(num_slots, num_beams, -1) + live_scores).flatten(1)
-        scores, flat = totals.topk(self.num_candidates)
-        parents = flat // of_row
-        token_ids = tokens.view(num_slots, -1).gather(1, flat)
+        num_beams = self.num_beams
+        scores, parents, token_ids = self._best(log_probs)
         for slot, generator in self._drawing():
-            totals = (log_probs[slot] + live_scores[slot]).flatten()
+            totals = self._totals(log_probs, slot)
             probabilities = totals.softmax(-1)
             if probabilities.isfinite().all():
                 drawn = torch.multinomial(probabilities, self.num_candidates, generator=generator)
                 scores[slot] = totals[drawn]
-                parents[slot], token_ids[slot] = drawn // vocab, drawn % vocab
+                parents[slot], token_ids[slot] = self._split(drawn, log_probs)
         if in_prompt.any():
             slots = in_prompt.nonzero()[:, 0].to(self._device)
             scores[slots] = -torch.inf
@@ -115,6 +108,36 @@ class BeamSearch(Search):
             parents[slots, :num_beams] = torch.arange(num_beams, device=self._device)
             token_ids[slots, :num_beams] = self._given()[slots]
         return scores, parents, token_ids, scores.amax(1).isfinite()
+
+    def _best(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, parents and tokens of the best continuations, each [num_slots, num_candidates].
+
+        The best of each row are found first, and only they are added to a score. Where two scores
+        are equal, all of the slot are ranked as transformers ranks them, so that the same one wins;
+        one more than is wanted shows whether the last has an equal.
+        """
+        num_slots, num_beams, vocab = log_probs.shape
+        of_row = min(self.num_candidates + 1, vocab)
+        best, tokens = top_k(log_probs.view(-1, vocab), of_row)
+        live_scores = self._live_scores[:num_slots, :, None]
+        totals = (best.view(num_slots, num_beams, -1) + live_scores).flatten(1)
+        ranked, flat = totals.topk(min(self.num_candidates + 1, totals.shape[1]))
+        scores, flat = ranked[:, : self.num_candidates], flat[:, : self.num_candidates]
+        parents, token_ids = flat // of_row, tokens.view(num_slots, -1).gather(1, flat)
+        has_equals = (ranked[:, 1:] == ranked[:, :-1]).any(1)
+        for slot in has_equals.nonzero()[:, 0].tolist():
+            scores[slot], flat = self._totals(log_probs, slot).topk(self.num_candidates)
+            parents[slot], token_ids[slot] = self._split(flat, log_probs)
+        return scores, parents, token_ids
+
+    def _totals(self, log_probs: Tensor, slot: int) -> Tensor:
+        """Scores of all continuations of a slot, [num_beams * vocab]."""
+        return (log_probs[slot] + self._live_scores[slot, :, None]).flatten()
+
+    def _split(self, flat: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Parents and tokens of places in `_totals`."""
+        vocab = log_probs.shape[2]
+        return flat // vocab, flat % vocab
 
     def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
         """See `Search`. Scores are transformers' `sequences_scores`.
