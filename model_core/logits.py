@@ -1,9 +1,9 @@
 """Logits processors, vectorised over the requests of a group with parameters of their own.
 
-Each is built from the parameters of all slots, and is left out where no slot wants it. They
-change `scores` in place. Order and meaning are those of transformers' `generate()`
-(`_get_logits_processor` and `generation/logits_process.py`): with one request alone each does
-what its namesake there does.
+Each is built from the parameters of all slots, and is left out where no slot wants it. None
+copies the scores of whole vocabularies if it can be helped. Order and meaning are those of
+transformers' `generate()` (`_get_logits_processor` and `generation/logits_process.py`): with one
+request alone each does what its namesake there does.
 
 What few requests ask for is not vectorised: `OwnProcessors` runs the library's own processors
 over the rows of one request at a time.
@@ -39,65 +39,66 @@ class History:
 class LogitsProcessor(Protocol):
     """Changes the scores of the next token."""
 
-    def __call__(self, scores: Tensor, history: History) -> None:
-        """Change `scores`, [num_slots, num_beams, vocab], in place."""
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
+        """Change `scores`, [num_slots, num_beams, vocab]: in place, or give others instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepetitionPenalty:
-    """Divides positive and multiplies negative scores of tokens seen before."""
+    """Divides positive and multiplies negative scores of tokens seen before.
 
-    slots: Tensor
+    Attributes:
+        penalties: [num_slots, 1, 1], 1 where there is none.
+    """
+
     penalties: Tensor
 
     @classmethod
     def build(cls, parameters: Sequence[GenerationParameters], device: torch.device) -> Self | None:
-        """For the slots whose penalty is not 1."""
-        wanted = {i: p.repetition_penalty for i, p in enumerate(parameters)}
-        wanted = {i: penalty for i, penalty in wanted.items() if penalty != 1.0}
-        if not wanted:
+        """None if no slot has a penalty."""
+        penalties = [p.repetition_penalty for p in parameters]
+        if all(penalty == 1.0 for penalty in penalties):
             return None
-        penalties = torch.tensor(list(wanted.values()), device=device)
-        return cls(torch.tensor(list(wanted), device=device), penalties[:, None, None])
+        return cls(torch.tensor(penalties, device=device)[:, None, None])
 
-    def __call__(self, scores: Tensor, history: History) -> None:
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
         """See `LogitsProcessor`."""
-        seen = history.token_ids[self.slots]
-        valid = torch.arange(seen.shape[2]) < history.lengths[self.slots.cpu(), None]
+        seen = history.token_ids
+        valid = torch.arange(seen.shape[2]) < history.lengths[:, None]
         # Padding repeats the start token, which every hypothesis has seen.
         seen = torch.where(valid[:, None].to(seen.device), seen, seen[..., :1])
-        chosen = scores[self.slots]
-        old = chosen.gather(2, seen)
+        old = scores.gather(2, seen)
         new = torch.where(old < 0, old * self.penalties, old / self.penalties)
-        scores[self.slots] = chosen.scatter(2, seen, new)
+        return scores.scatter_(2, seen, new)
 
 
 @dataclass(frozen=True, slots=True)
 class NoRepeatNGram:
-    """Bans tokens that would complete an n-gram seen before; one instance per n."""
+    """Bans tokens that would complete an n-gram seen before; one instance per n.
+
+    Attributes:
+        size: n.
+        wanted: [num_slots, 1, 1], whether a slot asks for it.
+    """
 
     size: int
-    slots: Tensor
+    wanted: Tensor
 
     @classmethod
     def build_all(
         cls, parameters: Sequence[GenerationParameters], device: torch.device
     ) -> list[Self]:
         """One for each n-gram size that a slot asks for."""
-        slots_by_size: dict[int, list[int]] = defaultdict(list)
-        for slot, wanted in enumerate(parameters):
-            if wanted.no_repeat_ngram_size > 0:
-                slots_by_size[wanted.no_repeat_ngram_size].append(slot)
-        return [
-            cls(size, torch.tensor(slots, device=device)) for size, slots in slots_by_size.items()
-        ]
+        sizes = torch.tensor([p.no_repeat_ngram_size for p in parameters], device=device)
+        asked = sorted({p.no_repeat_ngram_size for p in parameters} - {0})
+        return [cls(size, (sizes == size)[:, None, None]) for size in asked]
 
-    def __call__(self, scores: Tensor, history: History) -> None:
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
         """See `LogitsProcessor`."""
-        if history.token_ids.shape[2] < self.size:
-            return
-        tokens = history.token_ids[self.slots]
-        lengths = history.lengths.to(tokens.device)[self.slots]
+        tokens = history.token_ids
+        if tokens.shape[2] < self.size:
+            return scores
+        lengths = history.lengths.to(tokens.device)
         windows = tokens.unfold(2, self.size, 1)
         last = lengths[:, None] - self.size + 1 + torch.arange(self.size - 1, device=tokens.device)
         index = last.clamp(min=0)[:, None].expand(-1, tokens.shape[1], -1)
@@ -105,10 +106,9 @@ class NoRepeatNGram:
         ends = torch.arange(self.size, tokens.shape[2] + 1, device=tokens.device)
         complete = ends <= lengths[:, None]
         repeats = (windows[..., :-1] == prefix[:, :, None]).all(-1) & complete[:, None]
-        limit = torch.where(repeats, -torch.inf, torch.inf)
-        chosen = scores[self.slots]
+        limit = torch.where(repeats & self.wanted, -torch.inf, torch.inf)
         # A token may stand in several windows: the minimum lets any ban win.
-        scores[self.slots] = chosen.scatter_reduce(2, windows[..., -1], limit, "amin")
+        return scores.scatter_reduce_(2, windows[..., -1], limit, "amin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +128,10 @@ class BannedTokens:
         token_ids = torch.cat([_as_tensor(tokens) for tokens in banned])
         return cls(slots.to(device), token_ids.to(device))
 
-    def __call__(self, scores: Tensor, history: History) -> None:
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
         """See `LogitsProcessor`."""
         scores[self.slots, :, self.token_ids] = -torch.inf
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class BadWords:
             built.append(cls(slots, token_ids[:, :-1], token_ids[:, -1]))
         return built
 
-    def __call__(self, scores: Tensor, history: History) -> None:
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
         """See `LogitsProcessor`."""
         prefix_len = self.prefixes.shape[1]
         lengths = history.lengths.to(scores.device)[self.slots]
@@ -173,6 +174,7 @@ class BadWords:
         flat = rows * vocab + self.last[:, None]
         limit = torch.where(matches, -torch.inf, torch.inf)
         scores.view(-1).scatter_reduce_(0, flat.flatten(), limit.flatten(), "amin")
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +196,13 @@ class MinLength:
         ]
         return cls(*torch.tensor(entries).unbind(1)) if entries else None
 
-    def __call__(self, scores: Tensor, history: History) -> None:
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
         """See `LogitsProcessor`."""
         early = history.lengths[self.slots] < self.min_lengths
         if early.any():
             slots = self.slots[early].to(scores.device)
             scores[slots, :, self.token_ids[early].to(scores.device)] = -torch.inf
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +230,14 @@ class ForcedTokens:
         lengths = torch.tensor([forced[slot][0] for slot in slots])
         return cls(torch.tensor(slots), lengths, torch.tensor(padded))
 
-    def __call__(self, scores: Tensor, history: History) -> None:
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
         """See `LogitsProcessor`."""
         now = history.lengths[self.slots] == self.at_lengths
         if now.any():
             slots = self.slots[now].to(scores.device)
             scores[slots] = -torch.inf
             scores[slots[:, None], :, self.token_ids[now].to(scores.device)] = 0.0
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +252,12 @@ class Renormalize:
         slots = [slot for slot, wanted in enumerate(parameters) if wanted.renormalize_logits]
         return cls(torch.tensor(slots, device=device)) if slots else None
 
-    def __call__(self, scores: Tensor, history: History) -> None:
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
         """See `LogitsProcessor`."""
+        if len(self.slots) == len(scores):  # as a rule: Marian's defaults ask for it
+            return scores.log_softmax(-1)
         scores[self.slots] = scores[self.slots].log_softmax(-1)
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,13 +282,14 @@ class PerRequest:
         entries = tuple((slot, each) for slot, own in enumerate(wanted) for each in own)
         return cls(entries, torch.tensor([p.prompt_len for p in parameters])) if entries else None
 
-    def __call__(self, scores: Tensor, history: History) -> None:
+    def __call__(self, scores: Tensor, history: History) -> Tensor:
         """See `LogitsProcessor`."""
         for slot, processor in self.entries:
             length = int(history.lengths[slot])
             if length >= self.prompt_lens[slot]:
                 target_ids = history.token_ids[slot, :, :length]
                 scores[slot] = processor(target_ids, scores[slot])
+        return scores
 
 
 def build_processors(

@@ -7,6 +7,7 @@ from model_core.generation import GenerationParameters
 from model_core.request import Hypothesis
 from model_core.search import START_LEN, Choice, Search
 from model_core.stopping import StopStrings
+from model_core.top_k import first_max
 
 
 class Sampler(Search):
@@ -38,9 +39,10 @@ class Sampler(Search):
         """See `Search`. Processors see raw logits, as in transformers' `_sample`."""
         num_slots = self.num_slots
         scores = self._process(logits.float().view(num_slots, self.num_beams, -1))
-        token_ids = scores.argmax(-1)
+        token_ids = first_max(scores.flatten(0, 1)).view(num_slots, -1)
         undrawable = self._draw(scores, token_ids)
-        chosen = scores.gather(2, token_ids[..., None])[..., 0] - scores.logsumexp(-1)
+        # A log-softmax is one pass of its own kernel; a log-sum-exp takes several.
+        chosen = scores.log_softmax(-1).gather(2, token_ids[..., None])[..., 0]
 
         in_prompt = self._in_prompt().to(self._device)[:, None]
         idle = self._ended[:num_slots] | in_prompt

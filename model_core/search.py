@@ -183,11 +183,11 @@ class Search(ABC):
             self._token_ids = torch.nn.functional.pad(self._token_ids, (0, missing))
 
     def _process(self, scores: Tensor) -> Tensor:
-        """Apply the logits processors to [num_slots, num_beams, vocab], in place."""
+        """Apply the logits processors to [num_slots, num_beams, vocab], which may be changed."""
         lengths = self._lengths[: self.num_slots]
         history = History(self._token_ids[: self.num_slots, :, : int(lengths.max())], lengths)
         for processor in self._processors:
-            processor(scores, history)
+            scores = processor(scores, history)
         return scores
 
     def _in_prompt(self) -> Tensor:

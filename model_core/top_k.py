@@ -23,16 +23,44 @@ def top_k(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         Values and indices, each [num_rows, k].
     """
     num_rows, length = rows.shape
-    num_chunks = length // _CHUNK
-    if num_chunks < max(_LEAST_CHUNKS, 2 * k):
+    if length // _CHUNK < max(_LEAST_CHUNKS, 2 * k):
         values, indices = rows.topk(k)
         return values, indices
-    whole = num_chunks * _CHUNK
-    maxima = rows[:, :whole].view(num_rows, num_chunks, _CHUNK).amax(2)
-    chunks = maxima.topk(k, sorted=False).indices
+    chunked = _chunked(rows)
+    whole = chunked.shape[1] * _CHUNK
+    chunks = chunked.amax(2).topk(k, sorted=False).indices
     inside = torch.arange(_CHUNK, device=rows.device)
     indices = (chunks[:, :, None] * _CHUNK + inside).flatten(1)
     rest = torch.arange(whole, length, device=rows.device).expand(num_rows, -1)
     indices = torch.cat((indices, rest), dim=1)
     values, best = rows.gather(1, indices).topk(k)
     return values, indices.gather(1, best)
+
+
+def first_max(rows: Tensor) -> Tensor:
+    """Where the largest entry of each row is, the first of equals, as `torch.argmax` gives it.
+
+    Args:
+        rows: [num_rows, length].
+
+    Returns:
+        Indices, [num_rows].
+    """
+    if rows.shape[1] // _CHUNK < _LEAST_CHUNKS:
+        return rows.argmax(1)
+    chunked = _chunked(rows)
+    maxima = chunked.amax(2)
+    chunks = maxima.argmax(1, keepdim=True)
+    inside = chunked.gather(1, chunks[:, :, None].expand(-1, -1, _CHUNK))[:, 0].argmax(1)
+    found = chunks[:, 0] * _CHUNK + inside
+    whole = chunked.shape[1] * _CHUNK
+    if whole == rows.shape[1]:
+        return found
+    rest = rows[:, whole:].max(1)
+    return torch.where(rest.values > maxima.amax(1), whole + rest.indices, found)
+
+
+def _chunked(rows: Tensor) -> Tensor:
+    """[num_rows, length] -> [num_rows, num_chunks, chunk], without the rest of each row."""
+    num_chunks = rows.shape[1] // _CHUNK
+    return rows[:, : num_chunks * _CHUNK].view(len(rows), num_chunks, _CHUNK)
