@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from model_core.cache import PositionBias
 from model_core.key_values import CacheLayout
-from model_core.packing import pack, packed_linear
+from model_core.packing import PackedWeight, pack
 
 _Part = TypeVar("_Part")
 
@@ -26,20 +26,20 @@ class Linear:
     Attributes:
         weight: [out, in].
         bias: [out].
-        packed: The weight in the order in which the processor reads it; see `model_core.packing`.
+        packed: The weight as the processor's kernels want it; see `model_core.packing`.
     """
 
     weight: Tensor
     bias: Tensor | None = None
-    packed: Tensor | None = None
+    packed: PackedWeight | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, in] -> [rows, out], in the weight's dtype."""
         # T5 keeps some weights in float32 in a half-precision model.
         x = x.to(self.weight.dtype)
-        if self.packed is None or x.shape[0] == 1:  # packing slows a single row down
+        if self.packed is None:
             return functional.linear(x, self.weight, self.bias)
-        return packed_linear(x, self.packed, self.bias)
+        return self.packed(x, self.bias)
 
     @classmethod
     def fuse(cls, parts: Sequence["Linear"]) -> "Linear":
@@ -297,9 +297,9 @@ class Decoder:
             len(self.layers), self.num_heads, self.head_dim, weight.dtype, weight.device
         )
 
-    def packed(self) -> "Decoder":
-        """The same with packed weights, where that is faster."""
-        return _packed(self)
+    def packed(self, *, int8: bool = False) -> "Decoder":
+        """The same with packed weights, where that is faster; as int8 if asked for."""
+        return _packed(self, int8=int8)
 
     def project_sources(self, encoder_outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Cross-attention keys and values of source tokens, layer by layer.
@@ -379,15 +379,15 @@ class Decoder:
         return attention.output(_joined(attended))
 
 
-def _packed(part: _Part) -> _Part:
+def _packed(part: _Part, *, int8: bool) -> _Part:
     """A part of a decoder, all of whose linear layers are packed."""
     if isinstance(part, Linear):
-        return replace(part, packed=pack(part.weight))
+        return replace(part, packed=pack(part.weight, int8=int8))
     if isinstance(part, tuple):
-        return cast(_Part, tuple(_packed(each) for each in part))
+        return cast(_Part, tuple(_packed(each, int8=int8) for each in part))
     if not is_dataclass(part) or isinstance(part, type):
         return part
-    parts = {each.name: _packed(getattr(part, each.name)) for each in fields(part)}
+    parts = {each.name: _packed(getattr(part, each.name), int8=int8) for each in fields(part)}
     return replace(part, **parts)
 
 

@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from model_core.attention_mode import AttentionMode
+from model_core.packing import packed_copy
 from model_core.sizes import source_vocab_size
 
 SourceIds = tuple[int, ...]
 GlobalAttention = Literal["none", "first"]
 """Which source tokens of LED or Longformer attend to all: none, or the first."""
+Packing = Literal["none", "float", "int8"]
+"""How the weights of linear layers are kept: as they are, packed, or packed as int8."""
 
 _MAX_PADDING_RATIO = 1.25
 """A source joins a batch if padding it costs at most a quarter more (or a few tokens)."""
@@ -28,6 +31,7 @@ class Encoder:
         pad_token_id: Token for padding; some encoders derive positions from it.
         may_pad: See the attribute.
         global_attention: See `GlobalAttention`.
+        packing: See `Packing`. The model itself, which others use, stays as it is.
 
     Attributes:
         vocab_size: Token ids that it knows.
@@ -41,16 +45,29 @@ class Encoder:
         *,
         may_pad: bool = True,
         global_attention: GlobalAttention = "none",
+        packing: Packing = "float",
     ) -> None:
         self.may_pad = may_pad
-        self._module: Any = model.get_encoder()
+        self._model = model
+        self._module: Any = _packed(model.get_encoder(), packing)
         self._mode = AttentionMode(self._module)
         self._global_attention = global_attention
-        self._projection: Any = getattr(model, "enc_to_dec_proj", None)
+        projection = getattr(model, "enc_to_dec_proj", None)
+        self._projection: Any = None if projection is None else _packed(projection, packing)
         self._device = model.device
         self.vocab_size = source_vocab_size(model)
         # Padding is masked, but a pair may pad its targets with a token that its encoder lacks.
         self._pad_token_id = pad_token_id if pad_token_id < self.vocab_size else 0
+
+    def unpacked(self) -> "Encoder":
+        """The same over the library's own modules."""
+        return Encoder(
+            self._model,
+            self._pad_token_id,
+            may_pad=self.may_pad,
+            global_attention=self._global_attention,
+            packing="none",
+        )
 
     def __call__(self, sources: Sequence[SourceIds]) -> list[Tensor]:
         """Encode one padded batch; each result is [source_len, hidden]."""
@@ -75,6 +92,10 @@ class Encoder:
             )
         hidden: Tensor = outputs.last_hidden_state
         return hidden
+
+
+def _packed(module: nn.Module, packing: Packing) -> nn.Module:
+    return module if packing == "none" else packed_copy(module, int8=packing == "int8")
 
 
 def global_attention_arguments(

@@ -1,26 +1,156 @@
-"""Weights in the order in which the processor's matrix kernels read them (oneDNN).
+"""Weights as the processor's matrix kernels want them (oneDNN): in their order, or as int8.
 
 A plain product of matrices orders its weights anew each time, which for the few rows of a decoder
 step takes longer than the product. Packed once, they stay: it costs their memory a second time.
+
+As int8 a weight has one scale for each output and an activation has one for each row, taken from
+that row alone, so that a row's outputs do not depend, not even in their last bit, on what else is
+in the batch: sums of integers have no rounding.
 """
 
+import copy
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _ROWS_HINT = 64  # the order hardly depends on it
+_MIN_SINGLE_ROW_SIZE = 1 << 20
+"""A single row times a smaller weight is faster unpacked."""
+
+_MAX_STEP = 127
+_ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
+_ROUNDER = 1.5 * 2**23 + _ZERO_POINT
+"""A float32 plus this is rounded to a whole number, whose lowest byte is the float's own."""
+_TINY = 1e-30
 
 
-def pack(weight: Tensor) -> Tensor | None:
+@dataclass(frozen=True, slots=True)
+class PackedFloat:
+    """A float32 or bfloat16 weight in the order in which the processor reads it.
+
+    Attributes:
+        plain: [out, in], as the checkpoint has it.
+        packed: The same, in an order of oneDNN's.
+    """
+
+    plain: Tensor
+    packed: Tensor
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """`x @ plain.T + bias`: [rows, in] -> [rows, out]."""
+        if x.shape[0] == 1 and self.plain.numel() < _MIN_SINGLE_ROW_SIZE:
+            return functional.linear(x, self.plain, bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "none", [], "")
+        return product
+
+
+@dataclass(frozen=True, slots=True)
+class PackedInt8:
+    """A weight as int8, with one scale for each output.
+
+    Attributes:
+        packed: [in, out], int8, in an order of oneDNN's.
+        scales: [out], float32: of the weight, divided by the largest step of an activation.
+        zero_points: [out], zeros.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    zero_points: Tensor
+
+    @classmethod
+    def quantised(cls, weight: Tensor) -> "PackedInt8":
+        """From a weight, [out, in]: the nearest steps, symmetric about zero."""
+        steps_per_unit = _MAX_STEP / _peaks(weight)
+        steps = (weight * steps_per_unit).round_().to(torch.int8)
+        return cls(
+            torch.ops.onednn.qlinear_prepack(steps, None),
+            (1 / (steps_per_unit * _MAX_STEP)).flatten(),
+            torch.zeros(len(weight), dtype=torch.int64),
+        )
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
+        steps, peaks = _quantise_rows(x)
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            steps,
+            1.0,  # a scale for all rows; theirs follow
+            _ZERO_POINT,
+            self.packed,
+            self.scales,
+            self.zero_points,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+        if bias is None:
+            return product.mul_(peaks)
+        return torch.addcmul(bias, product, peaks, out=product)
+
+
+PackedWeight = PackedFloat | PackedInt8
+
+
+def is_int8_available(device: torch.device) -> bool:
+    """Whether weights on a device can be packed as int8."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def pack(weight: Tensor, *, int8: bool = False) -> PackedWeight | None:
     """A weight, [out, in], packed; None where nothing is gained."""
     is_fit = weight.device.type == "cpu" and weight.dtype in _DTYPES
     if not is_fit or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS_HINT)
-    return packed
+    if int8:
+        return PackedInt8.quantised(weight.detach().float())
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS_HINT)
+    return PackedFloat(weight, packed)
 
 
-def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """`x @ weight.T + bias`: [rows, in] -> [rows, out]."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return product
+def _quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Unsigned bytes about `_ZERO_POINT`, [rows, in], and the peak of each row, [rows, 1].
+
+    The conversion of integers keeps their lowest byte, and is several times as fast as that of
+    floats to bytes. A row that is not finite has no finite peak, and so no finite outputs.
+    """
+    peaks = _peaks(x)
+    rounded = (x * (_MAX_STEP / peaks)).add_(_ROUNDER)
+    return rounded.view(torch.int32).to(torch.uint8), peaks
+
+
+def _peaks(rows: Tensor) -> Tensor:
+    """Largest magnitude of each row, [rows, 1]."""
+    return rows.abs().amax(dim=1, keepdim=True).clamp_min_(_TINY)
+
+
+class PackedLinear(nn.Module):
+    """An `nn.Linear` with its weight packed; the plain one stays where library code reads it."""
+
+    def __init__(self, linear: nn.Linear, packed: PackedWeight) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self._packed = packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        rows = self._packed(x.reshape(x.shape[:-1].numel(), x.shape[-1]), self.bias)
+        return rows.view(*x.shape[:-1], rows.shape[1])
+
+
+def packed_copy(module: nn.Module, *, int8: bool = False) -> nn.Module:
+    """A module with packed linear layers, which shares every parameter with the given one."""
+    shared: dict[int, object] = {id(each): each for each in module.parameters()}
+    shared |= {id(each): each for each in module.buffers()}
+    for each in module.modules():
+        if type(each) is nn.Linear and (packed := pack(each.weight, int8=int8)) is not None:
+            shared[id(each)] = PackedLinear(each, packed)
+    # What is in the memo is taken as it is, in place of a copy.
+    return copy.deepcopy(module, shared)
