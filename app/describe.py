@@ -16,6 +16,10 @@ _LEAN = (
     "the tokens of generate() in float32; joins the batch at the next step, leaves it at once, "
     "cancelled within one step"
 )
+_INT8 = (
+    "tokens near those of generate() in float32, whatever else is in the batch; joins the batch at "
+    "the next step, leaves it at once, cancelled within one step"
+)
 _FALLBACK = (
     "the tokens of generate(); waits for the batch before it, batched with requests of equal "
     "parameters only"
@@ -75,13 +79,23 @@ def _describe(model: ServedModel, tasks: list[Task]) -> ModelInfo:
         architecture=checkpoint.architecture,
         family=model.family,
         reason=model.reason,
-        promise=_FALLBACK if model.family == GENERATE else _LEAN,
+        promise=_promise(model),
         device=str(checkpoint.device),
-        dtype=str(checkpoint.dtype).removeprefix("torch."),
+        dtype=_dtype(model),
         tasks=tasks,
         max_source_tokens=model.text.max_source_len,
         max_target_tokens=checkpoint.max_target_len,
     )
+
+
+def _promise(model: ServedModel) -> str:
+    if model.family == GENERATE:
+        return _FALLBACK
+    return _INT8 if _dtype(model) == "int8" else _LEAN
+
+
+def _dtype(model: ServedModel) -> str:
+    return str(model.checkpoint.dtype).removeprefix("torch.")
 
 
 def _tasks_of(service: TextService, model: ServedModel) -> list[Task]:

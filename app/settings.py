@@ -56,10 +56,11 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="`auto` (float32 on a CPU; on CUDA that of the file, if it is half precision), "
-        "`float32`, `bfloat16` or `float16`. The tokens are those of `generate()` in float32.",
+        "`float32`, `bfloat16`, `float16` or, on a CPU, `int8`. The tokens are those of "
+        "`generate()` in float32.",
     )
     allow_pickle: bool = Field(
         False, description="Load weights that are pickles too: they can run any code."

@@ -24,6 +24,7 @@ from model_core.errors import CheckpointError
 from model_core.generation import GenerationDefaults, Task
 from model_core.language_files import read_languages
 from model_core.languages import Languages
+from model_core.packing import is_int8_available
 from model_core.repository import Repository
 from model_core.sizes import max_len, source_vocab_size, target_vocab_size
 from model_core.stopping import StopStrings
@@ -32,7 +33,7 @@ from model_core.tying import tie_decoder_to_encoder
 
 logger = logging.getLogger(__name__)
 
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 _DEVICE = re.compile(r"cpu|cuda(:(\d+))?")
 _HALF_PRECISION = (torch.bfloat16, torch.float16)
@@ -46,7 +47,8 @@ class CheckpointOptions:
 
     Attributes:
         dtype: `auto` is float32 on a CPU, whatever the file holds; on CUDA it is the file's, if
-            that is float16 or bfloat16, and float32 otherwise.
+            that is float16 or bfloat16, and float32 otherwise. `int8` (linear layers in int8, all
+            else in float32) needs a CPU.
         device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
         revision: Branch, tag or commit on the Hub.
         allow_pickle: Whether weights may be pickles, which can run any code.
@@ -88,7 +90,8 @@ class Checkpoint:
         source: Folder or Hub id, as it was given.
         revision: As it was given.
         architecture: Class of the model.
-        model: In evaluation mode, without gradients, on its device and in its dtype.
+        model: In evaluation mode, without gradients, on its device and in its dtype; in float32 if
+            that is int8, which is made of it later.
         tokenizer: Of sources; not safe to share among threads, see `model_core.text`.
         target_tokenizer: Of answers; the same one, unless they have their own.
         stop_strings: Criteria of requests whose answers end with given strings.
@@ -100,7 +103,7 @@ class Checkpoint:
         vocab_size: Logits of one step.
         source_vocab_size: Token ids that the encoder knows.
         device: Where the model is.
-        dtype: Of its weights.
+        dtype: Of its weights; int8 if its linear layers are to run so.
         add_special_tokens: As in `CheckpointOptions`.
         global_attention: As in `CheckpointOptions`.
     """
@@ -153,6 +156,7 @@ class _Loader:
     def load(self, task: Task | None) -> Checkpoint:
         """See `load_checkpoint`."""
         device = _device(self._options.device)
+        self._check_int8(device)
         self._files.check()
         config = self._files.json("config.json", required=True)
         self._check_architecture(config)
@@ -193,7 +197,7 @@ class _Loader:
             vocab_size=vocab_size,
             source_vocab_size=source_vocab_size(model),
             device=device,
-            dtype=model.dtype,
+            dtype=torch.int8 if self._options.dtype == "int8" else model.dtype,
             add_special_tokens=self._options.add_special_tokens,
             global_attention=self._options.global_attention,
         )
@@ -210,6 +214,13 @@ class _Loader:
                 f"{self._source}: expected a checkpoint that can be loaded, found: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    def _check_int8(self, device: torch.device) -> None:
+        if self._options.dtype == "int8" and not is_int8_available(device):
+            raise CheckpointError(
+                f"{self._source}: dtype is int8: expected a CPU for which torch has oneDNN, "
+                f"found device {device}"
+            )
 
     def _check_architecture(self, config: Mapping[str, Any]) -> None:
         if self._options.trust_remote_code and "AutoModelForSeq2SeqLM" in (
@@ -284,6 +295,8 @@ class _Loader:
             )
 
     def _dtype(self, device: torch.device) -> torch.dtype | Literal["auto"]:
+        if self._options.dtype == "int8":
+            return torch.float32
         if self._options.dtype != "auto":
             dtype = getattr(torch, self._options.dtype)
             assert isinstance(dtype, torch.dtype)

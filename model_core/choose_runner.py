@@ -47,7 +47,8 @@ def choose_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> Ch
     lean search lacks, or that fails the self-check, goes through `generate()`.
 
     Raises:
-        CheckpointError: Not even `generate()` can run it, or an option does not fit it.
+        CheckpointError: Not even `generate()` can run it, or an option does not fit it: int8 needs
+            the lean decoder.
     """
     _check_global_attention(checkpoint)
     reason = "its architecture has no lean decoder"
@@ -61,6 +62,10 @@ def choose_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> Ch
                 decoder = build(checkpoint.model)
             encoder = _make_encoder(checkpoint)
             check = _check_decoder(checkpoint, decoder, encoder)
+            if check.passed and checkpoint.dtype == torch.int8:
+                # Its bound is wide: that the decoder is the right one is shown before, in float32.
+                decoder, encoder = decoder.packed(int8=True), encoder.packed("int8")
+                check = _check_decoder(checkpoint, decoder, encoder)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # Any encoder may stand before a decoder; some take no source as short as the check's.
             reason = f"its self-check could not run: {type(error).__name__}: {error}"
@@ -77,6 +82,11 @@ def choose_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> Ch
                 f"its logits differ by {check.difference:.1e} of their scale from the library's, "
                 f"more than {check.tolerance:.0e}"
             )
+    if checkpoint.dtype == torch.int8:
+        raise CheckpointError(
+            f"{checkpoint.name}: dtype is int8: expected a checkpoint that the lean decoder can "
+            f"serve, found that {reason}"
+        )
     _logger.warning("%s is served through generate(), slower: %s", checkpoint.name, reason)
     runner = _make_generate_runner(checkpoint)
     _check_generate(checkpoint, runner)

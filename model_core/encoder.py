@@ -36,6 +36,7 @@ class Encoder:
     Attributes:
         vocab_size: Token ids that it knows.
         may_pad: Whether sources of unequal length may share a batch.
+        packing: As it was given.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Encoder:
         packing: Packing = "float",
     ) -> None:
         self.may_pad = may_pad
+        self.packing = packing
         self._model = model
         self._module: Any = _packed(model.get_encoder(), packing)
         self._mode = AttentionMode(self._module)
@@ -59,14 +61,14 @@ class Encoder:
         # Padding is masked, but a pair may pad its targets with a token that its encoder lacks.
         self._pad_token_id = pad_token_id if pad_token_id < self.vocab_size else 0
 
-    def unpacked(self) -> "Encoder":
-        """The same over the library's own modules."""
+    def packed(self, packing: Packing) -> "Encoder":
+        """The same with its weights kept in another way."""
         return Encoder(
             self._model,
             self._pad_token_id,
             may_pad=self.may_pad,
             global_attention=self._global_attention,
-            packing="none",
+            packing=packing,
         )
 
     def __call__(self, sources: Sequence[SourceIds]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 _DTYPES = (torch.float32, torch.bfloat16)
 _ROWS_HINT = 64  # the order hardly depends on it
 _MIN_SINGLE_ROW_SIZE = 1 << 20
-"""A single row times a smaller weight is faster unpacked."""
+"""A single row is faster times a smaller weight that is not packed."""
 
 _MAX_STEP = 127
 _ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
@@ -32,16 +32,16 @@ class PackedFloat:
     """A float32 or bfloat16 weight in the order in which the processor reads it.
 
     Attributes:
-        plain: [out, in], as the checkpoint has it.
-        packed: The same, in an order of oneDNN's.
+        packed: [out, in], in an order of oneDNN's.
+        plain: As the checkpoint has it, where it serves single rows.
     """
 
-    plain: Tensor
     packed: Tensor
+    plain: Tensor | None
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """`x @ plain.T + bias`: [rows, in] -> [rows, out]."""
-        if x.shape[0] == 1 and self.plain.numel() < _MIN_SINGLE_ROW_SIZE:
+        """`x @ weight.T + bias`: [rows, in] -> [rows, out]."""
+        if self.plain is not None and x.shape[0] == 1:
             return functional.linear(x, self.plain, bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "none", [], "")
         return product
@@ -100,7 +100,8 @@ PackedWeight = PackedFloat | PackedInt8
 
 def is_int8_available(device: torch.device) -> bool:
     """Whether weights on a device can be packed as int8."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return device.type == "cpu" and has_onednn
 
 
 def pack(weight: Tensor, *, int8: bool = False) -> PackedWeight | None:
@@ -111,7 +112,7 @@ def pack(weight: Tensor, *, int8: bool = False) -> PackedWeight | None:
     if int8:
         return PackedInt8.quantised(weight.detach().float())
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS_HINT)
-    return PackedFloat(weight, packed)
+    return PackedFloat(packed, weight if weight.numel() < _MIN_SINGLE_ROW_SIZE else None)
 
 
 def _quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,22 @@
-"""Scores a checkpoint: `python -m training.evaluate translate --data DIR --checkpoint FOLDER`."""
+"""Scores a checkpoint: `python -m training.evaluate translate --data DIR --checkpoint FOLDER`.
+
+With `--served DTYPE` the answers are those of the server's engine in that dtype.
+"""
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import EncoderDecoderModel, GenerationConfig, PreTrainedTokenizerFast
 
+from model_core.checkpoint import CheckpointOptions, DType
+from model_core.generation import GenerationLimits, Task
+from model_core.models import ModelSource, load_models
+from model_core.scheduler import EngineLimits
 from training.checkpoint import load_checkpoint
 from training.data import read_pairs, spread
 from training.devices import resolve_device
@@ -48,6 +56,24 @@ def decode(
     return outputs
 
 
+def decode_served(folder: Path, task: Task, sources: Sequence[str], dtype: DType) -> list[str]:
+    """What the engine answers to each source, in the order given; sources too long are cut."""
+    models = load_models(
+        [ModelSource("served", str(folder))],
+        CheckpointOptions(dtype=dtype),
+        EngineLimits(max_waiting_requests=len(sources), max_waiting_tokens=sys.maxsize),
+        GenerationLimits(),
+    )
+    model = models.models["served"]
+    futures = [
+        model.submit(model.text.prepare(source, task=task, overflow="truncate"))
+        for source in sources
+    ]
+    while model.engine.step():
+        pass
+    return [model.text.detokenize(future.result().best.token_ids) for future in futures]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Log the dev scores of the checkpoint and of the baselines."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
@@ -56,6 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--pairs", type=int, help="only so many dev pairs")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--served", choices=get_args(DType), help="answers of the engine in this dtype"
+    )
     parser.add_argument("--samples", type=int, default=5, help="answers to show")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -64,9 +93,13 @@ def main(argv: list[str] | None = None) -> None:
     pairs = read_pairs(arguments.data / TASKS[arguments.task].dev_file)
     if arguments.pairs is not None:
         pairs = spread(pairs, arguments.pairs)
-    model, tokenizer = load_checkpoint(arguments.checkpoint)
-    model.to(resolve_device(arguments.device))  # type: ignore[arg-type]
-    outputs = decode(model, tokenizer, [pair.source for pair in pairs], model.generation_config)
+    sources = [pair.source for pair in pairs]
+    if arguments.served is not None:
+        outputs = decode_served(arguments.checkpoint, arguments.task, sources, arguments.served)
+    else:
+        model, tokenizer = load_checkpoint(arguments.checkpoint)
+        model.to(resolve_device(arguments.device))  # type: ignore[arg-type]
+        outputs = decode(model, tokenizer, sources, model.generation_config)
     answers = dict(zip(pairs, outputs, strict=True))
     for pair in spread(pairs, arguments.samples):
         output = answers[pair]

@@ -38,8 +38,9 @@ def describe(
     yield ""
     if not _is_exact(report):
         yield (
-            f"Differences are expected in {dtype}: the reference is generate() in the same dtype, "
-            "and both round; see docs/exactness.md."
+            f"Differences are expected in {dtype}: the reference is generate() in "
+            f"{str(checkpoint.model.dtype).removeprefix('torch.')}, and both round; "
+            "see docs/exactness.md."
         )
     yield _verdict(report, max_mismatch_rate)
 

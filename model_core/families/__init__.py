@@ -38,13 +38,8 @@ _FAMILIES: dict[str, tuple[str, Builder]] = {
 }
 
 
-def find_family(model: PreTrainedModel, *, int8: bool = False) -> tuple[str, Builder] | None:
-    """Name and builder of the family of a model, None where no family fits.
-
-    Args:
-        model: As transformers loaded it.
-        int8: Whether the linear layers of what is built are to be int8.
-    """
+def find_family(model: PreTrainedModel) -> tuple[str, Builder] | None:
+    """Name and builder of the family of a model, None where no family fits."""
     model_type = model.config.model_type
     if model_type == "encoder-decoder":
         model_type = f"encoder-decoder/{model.config.decoder.model_type}"
@@ -54,4 +49,4 @@ def find_family(model: PreTrainedModel, *, int8: bool = False) -> tuple[str, Bui
     if found is None:
         return None
     family, build = found
-    return family, lambda built: build(built).packed(int8=int8)
+    return family, lambda built: build(built).packed()
