@@ -1,7 +1,9 @@
 """Sources through the checkpoint's own encoder: batched by length, cached by content."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,9 +20,25 @@ GlobalAttention = Literal["none", "first"]
 Packing = Literal["none", "float", "int8"]
 """How the weights of linear layers are kept: as they are, packed, or packed as int8."""
 
-_MAX_PADDING_RATIO = 1.25
-"""A source joins a batch if padding it costs at most a quarter more (or a few tokens)."""
-_FREE_PADDING = 8
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """When a source may still join a batch, whose sources come in order of length.
+
+    Attributes:
+        padding_ratio: The batch is at most this times as long as its shortest source …
+        free_padding: … and this many tokens longer.
+        max_tokens: Of the whole batch, padding included.
+    """
+
+    padding_ratio: float
+    free_padding: int
+    max_tokens: int
+
+
+CPU_BATCHES = BatchLimits(padding_ratio=1.1, free_padding=2, max_tokens=1024)
+"""Some hundred rows fill the matrix kernels of a processor: beyond, padding is only a loss."""
+ACCELERATOR_BATCHES = BatchLimits(padding_ratio=1.25, free_padding=8, max_tokens=sys.maxsize)
 
 
 class Encoder:
@@ -37,6 +55,7 @@ class Encoder:
         vocab_size: Token ids that it knows.
         may_pad: Whether sources of unequal length may share a batch.
         packing: As it was given.
+        batch_limits: Of the batches that suit its device.
     """
 
     def __init__(
@@ -57,6 +76,8 @@ class Encoder:
         projection = getattr(model, "enc_to_dec_proj", None)
         self._projection: Any = None if projection is None else _packed(projection, packing)
         self._device = model.device
+        on_cpu = model.device.type == "cpu"
+        self.batch_limits = CPU_BATCHES if on_cpu else ACCELERATOR_BATCHES
         self.vocab_size = source_vocab_size(model)
         # Padding is masked, but a pair may pad its targets with a token that its encoder lacks.
         self._pad_token_id = pad_token_id if pad_token_id < self.vocab_size else 0
@@ -111,19 +132,24 @@ def global_attention_arguments(
     return {"global_attention_mask": mask}
 
 
-def batch_by_length(sources: Sequence[SourceIds], *, may_pad: bool = True) -> list[list[SourceIds]]:
+def batch_by_length(
+    sources: Sequence[SourceIds], limits: BatchLimits = CPU_BATCHES, *, may_pad: bool = True
+) -> list[list[SourceIds]]:
     """Split sources into batches of similar length, so that little is spent on padding.
 
     Args:
         sources: In any order.
+        limits: Of each batch.
         may_pad: Otherwise lengths in a batch are equal.
     """
     batches: list[list[SourceIds]] = []
     for ids in sorted(sources, key=len):
-        shortest = len(batches[-1][0]) if batches else 0
-        longest = shortest * _MAX_PADDING_RATIO + _FREE_PADDING if may_pad else shortest
-        if batches and len(ids) <= longest:
-            batches[-1].append(ids)
+        batch = batches[-1] if batches else []
+        shortest = len(batch[0]) if batch else 0
+        longest = shortest * limits.padding_ratio + limits.free_padding if may_pad else shortest
+        is_near = len(ids) <= longest
+        if batch and is_near and (len(batch) + 1) * len(ids) <= limits.max_tokens:
+            batch.append(ids)
         else:
             batches.append([ids])
     return batches

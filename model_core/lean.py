@@ -122,9 +122,10 @@ class LeanRunner:
                 encoded[source_ids] = cached
         missing = list({source_ids for source_ids in sources if source_ids not in encoded})
         padded_tokens = 0
-        for batch in batch_by_length(missing, may_pad=self._encoder.may_pad):
+        encoder = self._encoder
+        for batch in batch_by_length(missing, encoder.batch_limits, may_pad=encoder.may_pad):
             padded_tokens += len(batch) * len(batch[-1])
-            for source_ids, outputs in zip(batch, self._encoder(batch), strict=True):
+            for source_ids, outputs in zip(batch, encoder(batch), strict=True):
                 encoded[source_ids] = outputs
                 self._encoder_outputs.put(source_ids, outputs)
         return encoded, EncodeReport(

@@ -36,12 +36,19 @@ class Lean:
     defaults: GenerationParameters
     vocab: int
 
-    def runner(self, *, encoder_cache_bytes: int = 0) -> LeanRunner:
+    def runner(self, *, encoder_cache_bytes: int = 0, int8: bool = False) -> LeanRunner:
         family = find_family(self.model)
         assert family is not None, "a named architecture has lost its lean decoder"
         with torch.no_grad():
             decoder = family[1](self.model)
-        encoder = Encoder(self.model, self.defaults.pad_token_id, may_pad=may_pad(self.model))
+            if int8:
+                decoder = decoder.packed(int8=True)
+        encoder = Encoder(
+            self.model,
+            self.defaults.pad_token_id,
+            may_pad=may_pad(self.model),
+            packing="int8" if int8 else "float",
+        )
         return LeanRunner(
             encoder,
             decoder,

@@ -1,5 +1,5 @@
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -135,6 +135,19 @@ async def test_info_describes_checkpoints_limits_and_versions() -> None:
     assert "drain_s" in info["limits"]
     assert "port" not in info["limits"]
     assert info["versions"]["tandem-serve"] == version("tandem-serve")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "promise"), [("float32", "the tokens of generate()"), ("int8", "tokens near those")]
+)
+async def test_info_promises_less_of_int8(dtype: str, promise: str) -> None:
+    backwards = Backwards(Settings(translate_model="t5", summarize_model="none"))
+    (model,) = backwards.service.routing.models
+    cast(Any, model).checkpoint.dtype = f"torch.{dtype}"
+    async with backwards.client() as client:
+        (info,) = (await client.get("/info")).json()["models"]
+    assert info["dtype"] == dtype
+    assert info["promise"].startswith(promise)
 
 
 def _translates(model: str, source: str, target: str) -> dict[str, Any]:

@@ -116,6 +116,18 @@ def test_half_precision_is_compared_with_generate_in_half_precision(bart: Path) 
     assert "Differences are expected in bfloat16" in result.stdout
 
 
+def test_int8_is_compared_with_generate_in_float32(tmp_path: Path) -> None:
+    t5 = tiny.build_tiny_checkpoint("t5", tmp_path / "t5")
+    result = run(t5, *SHORT, "--dtype", "int8", "--max-mismatch-rate", "1")
+
+    assert result.exit_code == 0, result.output
+    assert "int8 on cpu" in result.stdout
+    assert ", no bound in int8\n" in result.stdout
+    assert "Differences are expected in int8: the reference is generate() in float32" in (
+        result.stdout
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "line"),
     [

@@ -87,6 +87,18 @@ def test_auto_dtype_is_float32_on_a_cpu_whatever_the_file_holds(bart: Path) -> N
     assert load(bart, dtype="float16").model.dtype == torch.float16
 
 
+def test_int8_is_made_of_float32(bart: Path) -> None:
+    checkpoint = load(bart, dtype="int8")
+    assert (checkpoint.dtype, checkpoint.model.dtype) == (torch.int8, torch.float32)
+
+
+def test_int8_is_refused_where_torch_has_no_kernels_for_it(
+    bart: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    assert_fails(str(bart), "dtype is int8", "oneDNN", "found device cpu", dtype="int8")
+
+
 # Precedence of defaults --------------------------------------------------------------------------
 
 

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_core.batching import may_pad
-from model_core.encoder import Encoder, EncoderOutputCache, batch_by_length
+from model_core.encoder import (
+    ACCELERATOR_BATCHES,
+    CPU_BATCHES,
+    Encoder,
+    EncoderOutputCache,
+    batch_by_length,
+)
 from model_core.self_check import is_padding_harmless
 from tests import tiny
 from tests.lean import load_lean
@@ -16,11 +22,13 @@ from tests.lean import load_lean
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=30))
 def test_batches_hold_every_source_once_and_waste_little_on_padding(lengths: list[int]) -> None:
     sources = [(number,) * length for number, length in enumerate(lengths)]
-    batches = batch_by_length(sources)
-    assert sorted(source for batch in batches for source in batch) == sorted(sources)
-    for batch in batches:
-        shortest, longest = len(batch[0]), max(map(len, batch))
-        assert longest <= 1.25 * shortest + 8
+    for limits in (CPU_BATCHES, ACCELERATOR_BATCHES):
+        batches = batch_by_length(sources, limits)
+        assert sorted(source for batch in batches for source in batch) == sorted(sources)
+        for batch in batches:
+            shortest, longest = len(batch[0]), max(map(len, batch))
+            assert longest <= limits.padding_ratio * shortest + limits.free_padding
+            assert len(batch) == 1 or len(batch) * longest <= limits.max_tokens
 
 
 def test_a_source_is_encoded_alike_alone_and_in_a_padded_batch() -> None:

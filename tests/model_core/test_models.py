@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from transformers import ProphetNetForConditionalGeneration
 
-from model_core.checkpoint import CheckpointOptions
+from model_core.checkpoint import CheckpointOptions, DType
 from model_core.choose_runner import GENERATE
 from model_core.errors import CheckpointError
 from model_core.generation import GenerationLimits
@@ -14,9 +14,10 @@ from tests import tiny
 from tests.parity import assert_same, generate_alone
 
 
-def load(*folders: Path) -> ModelSet:
+def load(*folders: Path, dtype: DType = "auto") -> ModelSet:
     sources = [ModelSource(folder.name, str(folder)) for folder in folders]
-    return load_models(sources, CheckpointOptions(device="cpu"), EngineLimits(), GenerationLimits())
+    options = CheckpointOptions(device="cpu", dtype=dtype)
+    return load_models(sources, options, EngineLimits(), GenerationLimits())
 
 
 SEQ2SEQ = [*tiny.LEAN_ARCHITECTURES, *tiny.FALLBACK_ARCHITECTURES]
@@ -89,3 +90,15 @@ def test_what_not_even_generate_can_run_fails_when_it_is_loaded(
     monkeypatch.setattr(ProphetNetForConditionalGeneration, "forward", refuse)
     with pytest.raises(CheckpointError, match=r"generate\(\) can run, found: AttributeError"):
         load(folder)
+
+
+def test_int8_is_served_by_the_lean_decoder_or_refused(tmp_path: Path) -> None:
+    t5 = tiny.build_tiny_checkpoint("t5", tmp_path / "t5")
+    model = load(t5, dtype="int8").models["t5"]
+    future = model.submit(model.text.prepare("tea", task="translate"))
+    while model.engine.step():
+        pass
+    assert future.result(timeout=0).best.token_ids
+    prophetnet = tiny.build_tiny_checkpoint("prophetnet", tmp_path / "prophetnet")
+    with pytest.raises(CheckpointError, match=r"prophetnet: dtype is int8.*has no lean decoder"):
+        load(prophetnet, dtype="int8")

@@ -1,0 +1,165 @@
+"""Packed linear layers: the plain ones up to rounding, and int8 rows that know no neighbours."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model_core.batching import may_pad
+from model_core.decoder import Decoder
+from model_core.encoder import Encoder
+from model_core.families import find_family
+from model_core.lean import LeanRunner
+from model_core.packing import PackedInt8, PackedLinear, pack, packed_copy
+from model_core.request import Output, Request
+from model_core.self_check import SelfCheck, check_decoder
+from tests import tiny
+from tests.lean import load_lean, random_source
+
+SHAPES = [(24, 40), (37, 64), (64, 192), (512, 512), (512, 1030)]
+
+
+def int8_layer(num_inputs: int, num_outputs: int) -> tuple[PackedInt8, Tensor, Tensor]:
+    """An int8 weight, the weight it was made of, and a bias."""
+    torch.manual_seed(num_inputs)
+    weight, bias = torch.randn(num_outputs, num_inputs), torch.randn(num_outputs)
+    packed = pack(weight, int8=True)
+    assert isinstance(packed, PackedInt8)
+    return packed, weight, bias
+
+
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
+def test_an_int8_row_is_the_same_to_the_last_bit_alone_and_among_loud_neighbours(
+    num_inputs: int, num_outputs: int
+) -> None:
+    layer, _, bias = int8_layer(num_inputs, num_outputs)
+    row = torch.randn(1, num_inputs)
+    alone, unbiased = layer(row, bias), layer(row, None)
+    for num_rows in (2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 64, 100, 128, 257):
+        for at in {0, num_rows // 2, num_rows - 1}:
+            rows = 1e4 * torch.randn(num_rows, num_inputs)
+            rows[at] = row[0]
+            assert torch.equal(layer(rows, bias)[at], alone[0])
+            assert torch.equal(layer(rows, None)[at], unbiased[0])
+
+
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
+def test_an_int8_product_is_the_product_of_the_rounded_rows(
+    num_inputs: int, num_outputs: int
+) -> None:
+    layer, weight, bias = int8_layer(num_inputs, num_outputs)
+    rows = torch.randn(33, num_inputs) * torch.logspace(-6, 6, 33)[:, None]
+
+    def rounded(values: Tensor) -> Tensor:
+        step = values.double().abs().amax(1, keepdim=True) / 127
+        return (values / step).round() * step
+
+    expected = rounded(rows) @ rounded(weight).T
+    scale = expected.abs().amax(1, keepdim=True)
+    assert ((layer(rows, None) - expected).abs() <= 1e-6 * scale).all()
+    assert ((layer(rows, bias) - (expected + bias)).abs() <= 1e-6 * (scale + 4)).all()
+
+
+def test_an_int8_row_that_is_not_finite_gives_no_finite_output_and_harms_no_other() -> None:
+    layer, _, bias = int8_layer(64, 48)
+    rows = torch.randn(6, 64)
+    expected = layer(rows, bias)
+    rows[1, 3], rows[2, 5], rows[4] = torch.nan, -torch.inf, 0.0
+    found = layer(rows, bias)
+    assert not found[1:3].isfinite().any()
+    assert torch.equal(found[4], bias)
+    assert torch.equal(found[[0, 3, 5]], expected[[0, 3, 5]])
+
+
+@pytest.mark.parametrize("name", tiny.LEAN_ARCHITECTURES)
+@torch.inference_mode()
+def test_a_packed_encoder_gives_the_outputs_of_the_library(name: str) -> None:
+    lean, rng = load_lean(name), random.Random(name)
+    pad_token_id = lean.defaults.pad_token_id
+    packed = Encoder(lean.model, pad_token_id, may_pad=may_pad(lean.model))
+    plain = packed.packed("none")
+    for length in (2, 7, 33):
+        source = random_source(lean, rng, length)
+        torch.testing.assert_close(packed([source])[0], plain([source])[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", tiny.LEAN_ARCHITECTURES)
+def test_packing_shares_all_parameters_and_leaves_the_module_as_it_was(name: str) -> None:
+    module: Any = load_lean(name).model.get_encoder()
+    kinds = [type(each) for each in module.modules()]
+    copied = packed_copy(module)
+    assert [type(each) for each in module.modules()] == kinds
+    linears = [each for each in module.modules() if type(each) is nn.Linear]
+    packed = [each for each in copied.modules() if isinstance(each, PackedLinear)]
+    assert len(packed) == len(linears) > 0
+    assert {id(each) for each in copied.parameters()} == {id(each) for each in module.parameters()}
+
+
+def test_a_dtype_that_has_no_packed_kernel_is_left_plain() -> None:
+    for dtype in (torch.float16, torch.float64):
+        assert pack(torch.ones(4, 4, dtype=dtype)) is None
+        layer = nn.Linear(4, 4).to(dtype)
+        assert type(packed_copy(layer)) is nn.Linear
+
+
+def run(runner: LeanRunner, requests: list[Request], rng: random.Random) -> dict[str, Output]:
+    """Answers by request; up to three join at each step."""
+    outputs: dict[str, Output] = {}
+    waiting = list(requests)
+    while len(outputs) < len(requests):
+        joining = rng.randint(0, 3)
+        runner.admit(waiting[:joining])
+        del waiting[:joining]
+        outputs |= {request.request_id: output for request, output in runner.step().finished}
+    return outputs
+
+
+@pytest.mark.parametrize("name", ["bart", "marian", "t5", "bert2bert", "m2m100"])
+def test_an_int8_answer_depends_neither_on_its_batch_mates_nor_on_their_order(name: str) -> None:
+    lean, rng = load_lean(name), random.Random(name)
+    requests = [
+        Request(
+            str(number),
+            random_source(lean, rng),
+            replace(lean.defaults, num_beams=rng.choice([1, 2, 4]), max_length=20),
+        )
+        for number in range(12)
+    ]
+    alone: dict[str, Output] = {}
+    runner = lean.runner(int8=True)
+    for request in requests:
+        alone |= run(runner, [request], rng)
+    rng.shuffle(requests)
+    together = run(lean.runner(int8=True), requests, rng)
+    for request_id, output in together.items():
+        expected = alone[request_id]
+        assert output.best.token_ids == expected.best.token_ids
+        assert output.best.score == pytest.approx(expected.best.score, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["marian", "t5", "bert2bert"])
+@torch.inference_mode()
+def test_int8_logits_are_near_those_of_float32(name: str) -> None:
+    lean = load_lean(name)
+    family = find_family(lean.model)
+    assert family is not None
+    decoder = family[1](lean.model)
+    encoder = Encoder(lean.model, lean.defaults.pad_token_id)
+
+    def check(decoder: Decoder, encoder: Encoder) -> SelfCheck:
+        return check_decoder(
+            lean.model,
+            decoder,
+            encoder,
+            vocab_size=lean.vocab,
+            pad_token_id=lean.defaults.pad_token_id,
+            decoder_start_token_id=lean.defaults.decoder_start_token_id,
+        )
+
+    found = check(decoder.packed(int8=True), encoder.packed("int8"))
+    assert found.passed, found
+    assert found.difference > 1e-3, "this was float32"
+    assert not check(replace(decoder, attention_scale=0.0), encoder.packed("int8")).passed
