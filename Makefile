@@ -55,11 +55,11 @@ test-properties: $(VENV)/.dev
 		$(BIN)/python -m pytest tests/properties --hypothesis-profile=long \
 		--hypothesis-seed=$$seed $(ARGS)
 
-# In half precision the rate is measured, not judged. TRANSLATE_TEXTS and SUMMARIZE_TEXTS name files
+# In half precision and int8 the rate is measured, not judged. TRANSLATE_TEXTS and SUMMARIZE_TEXTS name files
 # with a text on each line; without them the samples of `tandem verify` are used.
 NUM_SOURCES ?= 200
 exactness: $(VENV)/.serve
-	@for dtype in float32 bfloat16 float16; do \
+	@for dtype in float32 bfloat16 float16 int8; do \
 		rate=1; test $$dtype = float32 && rate=0; \
 		$(BIN)/tandem verify translate-en-de --dtype $$dtype --max-mismatch-rate $$rate \
 			--num-sources $(NUM_SOURCES) $(if $(TRANSLATE_TEXTS),--texts $(TRANSLATE_TEXTS)) $(ARGS) \
