@@ -89,6 +89,18 @@ def test_a_packed_encoder_gives_the_outputs_of_the_library(name: str) -> None:
         torch.testing.assert_close(packed([source])[0], plain([source])[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["bart", "marian", "t5", "bert2bert", "m2m100"])
+@torch.inference_mode()
+def test_an_int8_encoder_gives_a_source_the_same_bits_alone_and_in_a_batch(name: str) -> None:
+    lean, rng = load_lean(name), random.Random(name)
+    encoder = Encoder(lean.model, lean.defaults.pad_token_id, packing="int8")
+    assert not encoder.may_pad
+    for length in (3, 20, 47):
+        sources = [tuple(rng.choices(range(5, 60), k=length)) for _ in range(7)]
+        for source, outputs in zip(sources, encoder(sources), strict=True):
+            assert torch.equal(outputs, encoder([source])[0])
+
+
 @pytest.mark.parametrize("name", tiny.LEAN_ARCHITECTURES)
 def test_packing_shares_all_parameters_and_leaves_the_module_as_it_was(name: str) -> None:
     module: Any = load_lean(name).model.get_encoder()
