@@ -10,7 +10,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test test-slow test-properties exactness test-gpu check format models-table bench bench-offline
+.PHONY: help venv serve test test-slow test-properties exactness test-gpu check format models-table \
+	bench bench-full bench-sweep growth performance-page
 
 help:
 	@echo "make serve      start the server (settings: TANDEM_*, see README.md)"
@@ -22,8 +23,11 @@ help:
 	@echo "make check      check format, lint and types"
 	@echo "make format     mend what ruff can mend by itself"
 	@echo "make models-table  measure every architecture, write docs/models.md"
-	@echo "make bench      measure the server against a plain endpoint"
-	@echo "make bench-offline  measure the engine against transformers and CTranslate2"
+	@echo "make bench      measure Tandem beside transformers, LitServe and CTranslate2"
+	@echo "make bench-full  the same with everything, for a night and a GPU"
+	@echo "make bench-sweep  try settings of the others"
+	@echo "make growth     measure how cost grows with the work"
+	@echo "make performance-page  write docs/performance.md from the last runs"
 
 $(VENV)/.serve: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
@@ -87,8 +91,22 @@ $(VENV)/.peers: $(VENV)/.dev
 	@$(INSTALL) --group peers
 	@touch $@
 
-bench-offline: $(VENV)/.peers
-	@$(BIN)/python -m benchmarks.offline $(ARGS)
+# Ends within the hour on two cores; what there was no time for is listed in the results.
+bench: $(VENV)/.peers
+	@$(BIN)/python -m benchmarks run --plan quick --minutes 58 $(ARGS)
 
-bench: $(VENV)/.dev
-	@$(BIN)/python -m benchmarks.bench_server $(ARGS)
+bench-full: $(VENV)/.peers
+	@$(BIN)/python -m benchmarks run --plan full $(ARGS)
+
+bench-sweep: $(VENV)/.peers
+	@$(BIN)/python -m benchmarks sweep $(ARGS)
+
+growth: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.growth $(ARGS)
+
+# Takes over the last runs: make performance-page ARGS="--suite FILE --growth FILE" names others.
+RESULTS := benchmarks/results
+performance-page: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks publish $(or $(ARGS),\
+		$(addprefix --suite ,$(wildcard $(RESULTS)/suite.json)) \
+		$(addprefix --growth ,$(wildcard $(RESULTS)/growth.json)))

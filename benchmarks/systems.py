@@ -1,198 +1,121 @@
-"""Systems that decode a workload: Tandem's engine, transformers, CTranslate2."""
+"""The one table of systems: what decodes, what serves, and with which settings.
 
-from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+`python -m benchmarks sweep` tries other knobs of the servers. For 32 requests of `translate` on two
+cores a slack of a quarter took CTranslate2 a tenth less processor time than batches of equal
+lengths, and two batches of one thread took less than one of two. A server keeps its threads
+together, which is what a request that is alone wants.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Literal
 
-import torch
+from benchmarks.libraries import CTranslate2, Knobs, Library, Tandem, Transformers
+from benchmarks.limits import Products
+from benchmarks.workloads import Task
 
-from benchmarks.workloads import EOS, Item, Workload
-from model_core.batching import may_pad
-from model_core.encoder import Encoder
-from model_core.engine import Engine
-from model_core.families import find_family
-from model_core.generation import GenerationParameters
-from model_core.lean import LeanRunner
-from model_core.scheduler import EngineLimits
-
-_BATCH_SIZE = 32  # of the systems that decode static batches
+Command = Callable[["System", Path, Task, int], list[str]]
 
 
-class System(ABC):
-    """One way to decode a workload on this process's threads."""
+@dataclass(frozen=True)
+class System:
+    """One way to answer requests.
 
-    def __init__(self, workload: Workload, num_threads: int) -> None:
-        torch.set_num_threads(num_threads)
-        self.workload = workload
-        self.num_threads = num_threads
-        self.load()
+    Attributes:
+        library: What decodes.
+        knobs: Its settings.
+        offline: Its settings where all requests are there at once, if they are others.
+        server: Makes the command of its server, None where it is a library only.
+        decodes_offline: Whether it is measured offline too, or only as a server.
+        ready_path: Answers 200 once the server is ready.
+        is_ours: Tandem, as against its peers.
+    """
 
-    @abstractmethod
-    def load(self) -> None:
-        """Get ready; not timed."""
+    library: type[Library]
+    knobs: Knobs
+    server: Command | None = None
+    offline: Knobs | None = None
+    decodes_offline: bool = True
+    ready_path: str = "/health"
+    is_ours: bool = False
 
-    @abstractmethod
-    def decode(self, items: Sequence[Item]) -> list[int]:
-        """Decode all items, which are there at once; gives how many tokens came, in any order."""
-
-
-class Tandem(System):
-    """The engine, driven step by step as its own thread does."""
-
-    def load(self) -> None:
-        """See `System`."""
-        model = self.workload.model()
-        family = find_family(model)
-        if family is None:
-            raise ValueError(f"{type(model).__name__} has no lean decoder")
-        self._defaults: Any = model.generation_config
-        encoder = Encoder(model, self._defaults.pad_token_id, may_pad=may_pad(model))
-        with torch.no_grad():
-            self._runner = LeanRunner(encoder, family[1](model))
-
-    def decode(self, items: Sequence[Item]) -> list[int]:
-        """See `System`."""
-        limits = EngineLimits(max_waiting_requests=len(items), max_waiting_tokens=10**9)
-        engine = Engine({"model": self._runner}, limits)
-        futures = [
-            engine.submit("model", item.source_ids, self._parameters(item)) for item in items
-        ]
-        while engine.step():
-            pass
-        return [future.result(timeout=0).generated_tokens for future in futures]
-
-    def _parameters(self, item: Item) -> GenerationParameters:
-        return GenerationParameters(
-            decoder_start_token_id=self._defaults.decoder_start_token_id,
-            pad_token_id=self._defaults.pad_token_id,
-            eos_token_ids=(EOS,),
-            max_length=item.target_len + 1,
-            min_length=item.target_len + 1,
-            num_beams=self.workload.num_beams,
-        )
+    def command(self, folder: Path, task: Task, port: int) -> list[str]:
+        """Starts the server on 127.0.0.1."""
+        assert self.server is not None
+        return self.server(self, folder, task, port)
 
 
-class Transformers(System):
-    """`generate()` over static batches of equal target lengths, sorted by source length."""
-
-    def load(self) -> None:
-        """See `System`."""
-        self._model: Any = self.workload.model()
-
-    @torch.inference_mode()
-    def decode(self, items: Sequence[Item]) -> list[int]:
-        """See `System`."""
-        lengths = []
-        for target_len, batch in _static_batches(items):
-            longest = max(len(item.source_ids) for item in batch)
-            pad = self._model.generation_config.pad_token_id
-            padded = [
-                [*each.source_ids, *[pad] * (longest - len(each.source_ids))] for each in batch
-            ]
-            input_ids = torch.tensor(padded)
-            mask = torch.tensor(
-                [[1] * len(e.source_ids) + [0] * (longest - len(e.source_ids)) for e in batch]
-            )
-            rows = self._model.generate(
-                input_ids=input_ids,
-                attention_mask=mask,
-                num_beams=self.workload.num_beams,
-                min_length=target_len + 1,
-                max_length=target_len + 1,
-            )
-            lengths += [rows.shape[1] - 1] * len(batch)
-        return lengths
+def _tandem_server(system: System, folder: Path, task: Task, port: int) -> list[str]:
+    other: dict[Task, Task] = {"translate": "summarize", "summarize": "translate"}
+    flags = {
+        "port": str(port),
+        f"{task}-model": str(folder),
+        f"{other[task]}-model": "none",
+        "dtype": system.knobs.dtype,
+        "device": system.knobs.device,
+        # A closed loop of slow systems outlasts the default; all get the same.
+        "default-timeout-s": "600",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    return [sys.executable, "-m", "app", "serve", *words]
 
 
-class CTranslate2(System):
-    """CTranslate2 over static batches of equal target lengths, converted in memory."""
+def _peer_server(module: str) -> Command:
+    def command(system: System, folder: Path, task: Task, port: int) -> list[str]:
+        flags = {
+            "library": LIBRARIES_BY_CLASS[system.library],
+            "folder": str(folder),
+            "task": task,
+            "port": str(port),
+            "knobs": json.dumps(asdict(system.knobs)),
+        }
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        return [sys.executable, "-m", module, *words]
 
-    compute_type = "float32"
-
-    def load(self) -> None:
-        """See `System`."""
-        import ctranslate2
-        from ctranslate2.converters import transformers as converters
-
-        model = self.workload.model()
-        loader = converters._MODEL_LOADERS.get(type(model.config).__name__)
-        if loader is None:
-            raise ValueError(f"CTranslate2 does not convert {type(model).__name__}")
-        # What the converter reads, and transformers 5 no longer writes.
-        config: Any = model.config
-        config.normalize_before, config.normalize_embedding = False, True
-        spec = loader(model, _Vocabulary(self.workload.vocab_size, model))
-        spec.validate()
-        spec.optimize(quantization=None)
-        with TemporaryDirectory() as folder:
-            spec.save(folder)
-            self._translator = ctranslate2.Translator(
-                str(Path(folder)),
-                device="cpu",
-                compute_type=self.compute_type,
-                intra_threads=self.num_threads,
-            )
-
-    def decode(self, items: Sequence[Item]) -> list[int]:
-        """See `System`."""
-        lengths = []
-        for target_len, batch in _static_batches(items):
-            sources = [[_token(token_id) for token_id in item.source_ids] for item in batch]
-            results = self._translator.translate_batch(
-                sources,
-                beam_size=self.workload.num_beams,
-                min_decoding_length=target_len,
-                max_decoding_length=target_len,
-            )
-            lengths += [len(result.hypotheses[0]) for result in results]
-        return lengths
+    return command
 
 
-class CTranslate2Int8(CTranslate2):
-    """The same with int8 weights and activations."""
+_BATCHING = _peer_server("benchmarks.batching_server")
+_LITSERVE = _peer_server("benchmarks.litserve_server")
+_OURS = System(Tandem, Knobs(), _tandem_server, ready_path="/ready", is_ours=True)
+_STATIC = Knobs(length_slack=0.25)
+_SIDE_BY_SIDE = replace(_STATIC, num_threads=1, num_workers=_STATIC.num_threads)
+_CTRANSLATE2 = System(CTranslate2, _STATIC, _BATCHING, _SIDE_BY_SIDE)
 
-    compute_type = "int8"
-
-
-SYSTEMS: dict[str, type[System]] = {
+LIBRARIES: dict[str, type[Library]] = {
     "tandem": Tandem,
     "transformers": Transformers,
     "ctranslate2": CTranslate2,
-    "ctranslate2-int8": CTranslate2Int8,
+    "products": Products,
 }
+LIBRARIES_BY_CLASS = {library: name for name, library in LIBRARIES.items()}
+
+SYSTEMS: dict[str, System] = {
+    "tandem": _OURS,
+    "tandem-int8": replace(_OURS, knobs=Knobs(dtype="int8")),
+    "transformers": System(Transformers, _STATIC),
+    "fastapi": System(Transformers, Knobs(max_batch_size=1), _BATCHING, decodes_offline=False),
+    "litserve": System(Transformers, _STATIC, _LITSERVE, decodes_offline=False),
+    "ctranslate2": _CTRANSLATE2,
+    "ctranslate2-int8": replace(
+        _CTRANSLATE2,
+        knobs=replace(_STATIC, dtype="int8"),
+        offline=replace(_SIDE_BY_SIDE, dtype="int8"),
+    ),
+    "products": System(Products, Knobs()),
+}
+"""`products` is the limit: matrix products alone."""
+
+Mode = Literal["offline", "steps", "closed", "open"]
 
 
-class _Vocabulary:
-    """What CTranslate2's converters ask a tokenizer for: random models have no other words."""
-
-    def __init__(self, size: int, model: Any) -> None:
-        self._size = size
-        special = {EOS: "</s>", model.config.pad_token_id: "<pad>"}
-        self._names = {token_id: special.get(token_id, f"t{token_id}") for token_id in range(size)}
-        self.eos_token, self.pad_token = "</s>", "<pad>"
-        self.bos_token, self.unk_token = self._names[3], self._names[4]  # no source has them
-
-    def convert_ids_to_tokens(self, token_id: int) -> str:
-        """One name."""
-        return self._names[token_id]
-
-    def get_vocab(self) -> dict[str, int]:
-        """Ids by name."""
-        return {name: token_id for token_id, name in self._names.items()}
-
-
-def _token(token_id: int) -> str:
-    return "</s>" if token_id == EOS else f"t{token_id}"
-
-
-def _static_batches(items: Sequence[Item]) -> Iterator[tuple[int, list[Item]]]:
-    """Batches of one target length, sorted by source length."""
-    by_target: dict[int, list[Item]] = defaultdict(list)
-    for item in sorted(items, key=lambda item: len(item.source_ids)):
-        by_target[item.target_len].append(item)
-    for target_len, alike in sorted(by_target.items()):
-        for start in range(0, len(alike), _BATCH_SIZE):
-            yield target_len, alike[start : start + _BATCH_SIZE]
+def systems_for(mode: Mode) -> list[str]:
+    """The systems that can be measured in a mode."""
+    if mode == "offline":
+        return [name for name, system in SYSTEMS.items() if system.decodes_offline]
+    if mode == "steps":
+        return [name for name, each in SYSTEMS.items() if each.is_ours or name == "products"]
+    return [name for name, system in SYSTEMS.items() if system.server is not None]

@@ -1,131 +1,112 @@
-"""Seeded workloads in the shapes of well-known checkpoints, with random weights.
+"""The one table of workloads: which checkpoint, and what is asked of it.
 
-Every request has the length of its target forced, so that every system does the same work. Lengths
-are multiples of 8: a system that takes one length per batch gets full batches of equal ones.
+Requests of random checkpoints have the length of their targets forced, so that every system does
+the same work. Lengths are multiples of 8: a system that takes one length per batch gets full
+batches of equal ones. The shipped checkpoints get real text and end their answers by themselves.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Self
 
-import torch
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    BertConfig,
-    EncoderDecoderConfig,
-    EncoderDecoderModel,
-    MarianConfig,
-    MarianMTModel,
-    PreTrainedModel,
+from app.verification.sample_texts import SAMPLE_TEXTS
+from benchmarks.shapes import SHAPES
+
+_LENGTH_UNIT = 8
+_SENTENCES = (
+    *Path(__file__).with_name("sentences.txt").read_text(encoding="utf-8").splitlines(),
+    *SAMPLE_TEXTS["en"],
 )
 
-EOS = 0
-_LENGTH_UNIT = 8
-_FIRST_ORDINARY = 5
-_SEED = 0
+Task = Literal["translate", "summarize"]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One request: its source, with EOS at the end, and how many tokens its target has."""
+    """One request.
 
-    source_ids: tuple[int, ...]
-    target_len: int
+    Attributes:
+        text: Its source.
+        num_beams: 1 is greedy.
+        target_len: Tokens of its target, the start token apart; None leaves them to the checkpoint.
+    """
+
+    text: str
+    num_beams: int
+    target_len: int | None = None
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """As `generate()` and the HTTP API name them; the start token counts there."""
+        if self.target_len is None:
+            return {"num_beams": self.num_beams}
+        length = self.target_len + 1
+        return {"num_beams": self.num_beams, "min_length": length, "max_length": length}
+
+    @classmethod
+    def of(cls, text: str, parameters: Mapping[str, Any]) -> Self:
+        """The request that has these parameters."""
+        length = parameters.get("max_length")
+        return cls(text, parameters["num_beams"], None if length is None else length - 1)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A shape of checkpoint and a mixture of requests.
+    """A checkpoint and a mixture of requests.
 
     Attributes:
-        build: Makes the model; its weights are drawn from the seeded default generator.
-        vocab_size: Of sources and targets.
-        num_beams: Of every request.
-        source_len: Draws the length of a source.
-        target_len: Draws the length of a target from that of its source.
+        checkpoint: One of `SHAPES`, or a shipped one.
+        task: Endpoint that it is served at.
+        draw: Makes one request.
+        gflops: Operations in the matrix products of one request, on average, in 10^9.
+        about: Its line in the report.
     """
 
-    build: Callable[[], PreTrainedModel]
-    vocab_size: int
-    num_beams: int
-    source_len: Callable[[random.Random], int]
-    target_len: Callable[[random.Random, int], float]
+    checkpoint: str
+    task: Task
+    draw: Callable[[random.Random], Item]
+    gflops: float
+    about: str
 
-    def model(self) -> PreTrainedModel:
-        """The model, the same in every process."""
-        torch.manual_seed(_SEED)
-        model = self.build()
-        defaults: Any = model.generation_config
-        defaults.update(bad_words_ids=None, forced_eos_token_id=None)
-        model.eval()  # type: ignore[no-untyped-call]
-        return model
-
-    def items(self, num_items: int) -> list[Item]:
-        """The requests, the same in every process."""
-        rng = random.Random(_SEED)
-        return [self._item(rng) for _ in range(num_items)]
-
-    def _item(self, rng: random.Random) -> Item:
-        source_len = self.source_len(rng)
-        ordinary = range(_FIRST_ORDINARY, self.vocab_size - 1)
-        source_ids = (*rng.choices(ordinary, k=source_len - 1), EOS)
-        units = round(self.target_len(rng, source_len) / _LENGTH_UNIT)
-        return Item(source_ids, max(1, units) * _LENGTH_UNIT)
+    def items(self, num_items: int, seed: int = 0) -> list[Item]:
+        """So many different requests, the same in every process."""
+        rng = random.Random(f"{self.checkpoint} {seed}")
+        found: dict[Item, None] = {}
+        while len(found) < num_items:
+            found[self.draw(rng)] = None
+        return list(found)
 
 
-def _marian() -> PreTrainedModel:
-    return MarianMTModel(
-        MarianConfig(
-            vocab_size=58_101,
-            d_model=512,
-            encoder_layers=6,
-            decoder_layers=6,
-            encoder_attention_heads=8,
-            decoder_attention_heads=8,
-            encoder_ffn_dim=2048,
-            decoder_ffn_dim=2048,
-            max_position_embeddings=512,
-            scale_embedding=True,
-            activation_function="swish",
-            pad_token_id=58_100,
-            eos_token_id=EOS,
-            decoder_start_token_id=58_100,
-        )
-    )
+def words(
+    checkpoint: str, num_beams: int, source_len: "_Length", target_len: "_TargetLength"
+) -> Callable[[random.Random], Item]:
+    """Draws requests of random words; lengths count tokens, the source's `</s>` among them."""
+    vocabulary = SHAPES[checkpoint].words
+
+    def draw(rng: random.Random) -> Item:
+        length = source_len(rng)
+        text = " ".join(f"t{token_id}" for token_id in rng.choices(vocabulary, k=length - 1))
+        units = round(target_len(rng, length) / _LENGTH_UNIT)
+        return Item(text, num_beams, max(1, units) * _LENGTH_UNIT)
+
+    return draw
 
 
-def _bart() -> PreTrainedModel:
-    return BartForConditionalGeneration(
-        BartConfig(
-            vocab_size=50_265,
-            d_model=768,
-            encoder_layers=6,
-            decoder_layers=6,
-            encoder_attention_heads=12,
-            decoder_attention_heads=12,
-            encoder_ffn_dim=3072,
-            decoder_ffn_dim=3072,
-            max_position_embeddings=1024,
-            bos_token_id=1,
-            pad_token_id=2,
-            eos_token_id=EOS,
-            decoder_start_token_id=EOS,
-            forced_eos_token_id=None,
-        )
-    )
+def sentences(least: int, most: int) -> Callable[[random.Random], Item]:
+    """Draws requests of everyday sentences: short texts are the common case."""
+
+    def draw(rng: random.Random) -> Item:
+        counts = range(least, most + 1)
+        (count,) = rng.choices(counts, [1 / count for count in counts])
+        return Item(" ".join(rng.sample(_SENTENCES, count)), num_beams=4)
+
+    return draw
 
 
-def _bert2bert() -> PreTrainedModel:
-    encoder, decoder = BertConfig(), BertConfig(is_decoder=True, add_cross_attention=True)
-    config = EncoderDecoderConfig.from_encoder_decoder_configs(
-        encoder, decoder, decoder_start_token_id=101, pad_token_id=1, eos_token_id=EOS
-    )
-    model = EncoderDecoderModel(config=config)
-    defaults: Any = model.generation_config
-    defaults.update(decoder_start_token_id=101, pad_token_id=1, eos_token_id=EOS)
-    return model
+_Length = Callable[[random.Random], int]
+_TargetLength = Callable[[random.Random, int], float]
 
 
 def _short_source(rng: random.Random) -> int:
@@ -141,10 +122,72 @@ def _summarized(rng: random.Random, source_len: int) -> float:
     return rng.uniform(40, 120)
 
 
+def _uniform(least: int, most: int) -> _Length:
+    return lambda rng: rng.randint(least, most)
+
+
+_TRANSLATE = (
+    "6+6 layers, 512 wide, 58,101 words; sources of 5 to 60 tokens, targets 0.7 to 1.4 of it"
+)
+_LARGE = "12+12 layers, 1024 wide; sources of 260 to 440 tokens, targets of 128"
+
 WORKLOADS: dict[str, Workload] = {
-    "translate": Workload(_marian, 58_101, 4, _short_source, _translated),
-    "translate-greedy": Workload(_marian, 58_101, 1, _short_source, _translated),
-    "summarize": Workload(_bart, 50_265, 4, lambda rng: rng.randint(200, 900), _summarized),
-    "bert2bert": Workload(_bert2bert, 30_522, 4, lambda rng: rng.randint(100, 500), _summarized),
+    "translate": Workload(
+        "opus-mt",
+        "translate",
+        words("opus-mt", 4, _short_source, _translated),
+        11.6,
+        f"the OPUS-MT shape ({_TRANSLATE}), beam 4",
+    ),
+    "translate-greedy": Workload(
+        "opus-mt",
+        "translate",
+        words("opus-mt", 1, _short_source, _translated),
+        3.7,
+        "the same requests, greedy",
+    ),
+    "summarize": Workload(
+        "bart-base",
+        "summarize",
+        words("bart-base", 4, _uniform(200, 900), _summarized),
+        111,
+        "the BART-base shape (6+6 layers, 768 wide); sources of 200 to 900 tokens, targets of 40 "
+        "to 120, beam 4",
+    ),
+    "summarize-large": Workload(
+        "bart-large",
+        "summarize",
+        words("bart-large", 4, _uniform(260, 440), lambda rng, source_len: 128),
+        355,
+        f"the BART-large-CNN shape ({_LARGE}), beam 4; for a GPU",
+    ),
+    "summarize-large-greedy": Workload(
+        "bart-large",
+        "summarize",
+        words("bart-large", 1, _uniform(260, 440), lambda rng, source_len: 128),
+        180,
+        "the same requests, greedy; for a GPU",
+    ),
+    "bert2bert": Workload(
+        "bert2bert",
+        "summarize",
+        words("bert2bert", 4, _uniform(100, 500), _summarized),
+        139,
+        "two BERTs (12+12 layers, 768 wide); sources of 100 to 500 tokens, targets of 40 to 120, "
+        "beam 4",
+    ),
+    "shipped-translate": Workload(
+        "translate-en-de",
+        "translate",
+        sentences(1, 6),
+        1.1,
+        "`translate-en-de` on one to six everyday sentences, beam 4",
+    ),
+    "shipped-summarize": Workload(
+        "summarize-en",
+        "summarize",
+        sentences(6, 14),
+        3.1,
+        "`summarize-en` on six to fourteen everyday sentences, beam 4",
+    ),
 }
-"""`translate` has the shape of the OPUS-MT checkpoints, `summarize` that of BART-base."""

@@ -1,0 +1,75 @@
+"""The command line of the benchmarks: `run`, `sweep`, `publish`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.plan import PLANS, describe, plan
+from benchmarks.results import Results
+from benchmarks.systems import SYSTEMS
+from benchmarks.workloads import WORKLOADS
+
+_MODES = ("offline", "steps", "closed", "open")
+_RESULTS = Path(__file__).with_name("results")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from benchmarks.run import run, settings_of
+
+    chosen = PLANS[arguments.plan]
+    sizes = {name: chosen[name] for name in arguments.workloads or chosen}
+    measurements = plan(sizes, arguments.systems, arguments.modes)
+    print(describe(measurements), file=sys.stderr)
+    if arguments.dry:
+        return
+    results = Results.new(
+        arguments.output,
+        plan=arguments.plan,
+        workloads={name: WORKLOADS[name].about for name in sizes},
+        systems=settings_of(arguments.systems),
+    )
+    run(measurements, results, 60 * arguments.minutes if arguments.minutes else None)
+    print(f"Written to {arguments.output}", file=sys.stderr)
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    from benchmarks.sweep import sweep
+
+    sweep(arguments.workload, arguments.systems, arguments.num_rounds, arguments.seconds)
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from benchmarks.publish import publish
+
+    publish(suite=arguments.suite, growth=arguments.growth)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="measure")
+    run.add_argument("--plan", choices=PLANS, default="quick")
+    run.add_argument("--workloads", nargs="+", choices=WORKLOADS)
+    run.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    run.add_argument("--modes", nargs="+", choices=_MODES, default=list(_MODES))
+    run.add_argument("--minutes", type=float, help="begin nothing that would end later")
+    run.add_argument("--output", type=Path, default=_RESULTS / "suite.json")
+    run.add_argument("--dry", action="store_true", help="print the plan and stop")
+    run.set_defaults(do=_run)
+    sweep = commands.add_parser("sweep", help="try settings of the peers")
+    sweep.add_argument("--workload", choices=WORKLOADS, default="translate")
+    sweep.add_argument("--systems", nargs="+", choices=SYSTEMS)
+    sweep.add_argument("--num-rounds", type=int, default=1)
+    sweep.add_argument("--seconds", type=float, default=10.0, help="of each candidate, by the plan")
+    sweep.set_defaults(do=_sweep)
+    publish = commands.add_parser("publish", help="write docs/performance.md from results")
+    publish.add_argument("--suite", type=Path, help="take over this run")
+    publish.add_argument("--growth", type=Path, help="take over this run")
+    publish.set_defaults(do=_publish)
+    arguments = parser.parse_args()
+    arguments.do(arguments)
+
+
+if __name__ == "__main__":
+    main()

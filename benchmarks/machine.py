@@ -1,0 +1,54 @@
+"""Which machine measured, and with which versions."""
+
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+WAIT_POLICY = "passive"
+"""For every process that decodes: threads that wait actively take the cores from the others."""
+
+_PACKAGES = (
+    "tandem-serve",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "ctranslate2",
+    "litserve",
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, and how busy it was before."""
+    return {
+        "processor": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "wait_policy": WAIT_POLICY,
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that matter; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _field(path: str, name: str) -> str:
+    """A field of a file of the kernel; empty where there is none."""
+    if not Path(path).exists():
+        return ""
+    found = re.search(rf"^{name}\s*: (.*)$", Path(path).read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1].strip() if found else ""

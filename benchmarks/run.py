@@ -1,0 +1,194 @@
+"""Carries a plan out: systems are up side by side, and one at a time is awake and measured."""
+
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.checkpoints import checkpoint_folder
+from benchmarks.plan import START_S, Measurement, seconds_of, stages
+from benchmarks.processes import RefusedError, Server, Worker, serving, working
+from benchmarks.results import Results, capacity
+from benchmarks.systems import SYSTEMS
+from benchmarks.workloads import WORKLOADS
+
+_WARM_UP = 6  # requests
+_WARM_UP_SEED = -1
+
+
+class Clock:
+    """How much time is left, and how the estimates were so far."""
+
+    def __init__(self, limit_s: float | None, planned_s: float) -> None:
+        self._started = time.monotonic()
+        self._limit_s = limit_s
+        self._planned_s = planned_s
+        self._done_s = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._started
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether something may still begin."""
+        return self._limit_s is None or self.elapsed_s + seconds <= self._limit_s
+
+    def done(self, planned_s: float) -> str:
+        """Count what was planned as done; gives a line about where we are."""
+        self._done_s += planned_s
+        left_min = max(0.0, self._planned_s - self._done_s) / 60
+        return f"{self.elapsed_s / 60:.1f} min, about {left_min:.1f} to go by the plan"
+
+
+def run(measurements: Sequence[Measurement], results: Results, limit_s: float | None) -> None:
+    """Measure everything for which there is time."""
+    clock = Clock(limit_s, seconds_of(measurements))
+    for stage in stages(measurements):
+        (workload, is_served) = stage[0].stage
+        systems = list(dict.fromkeys(each.system for each in stage))
+        if not clock.has_time_for(START_S * len(systems)):
+            _no_time(results, stage)
+            continue
+        with ExitStack() as stack:
+            start = _start_server if is_served else _start_worker
+            up = _start_all(start, workload, systems, results, stack, stage[0].mode)
+            clock.done(START_S * len(systems))
+            for each in stage:
+                if each.system in up:
+                    _take(each, up[each.system], results, clock)
+
+
+def _start_all(
+    start: Callable[[str, str, ExitStack], Any],
+    workload: str,
+    systems: Sequence[str],
+    results: Results,
+    stack: ExitStack,
+    mode: str,
+) -> dict[str, Any]:
+    up = {}
+    for system in systems:
+        try:
+            up[system] = start(system, workload, stack)
+        except RefusedError as error:
+            results.leave_out(workload, system, mode, str(error))
+    return up
+
+
+def _start_worker(system: str, workload: str, stack: ExitStack) -> Worker:
+    return stack.enter_context(working(system, workload))
+
+
+def _start_server(system: str, workload: str, stack: ExitStack) -> Server:
+    served = WORKLOADS[workload]
+    folder = checkpoint_folder(served.checkpoint)
+    reason = SYSTEMS[system].library.refusal(folder)
+    if reason:
+        raise RefusedError(reason)
+    items = served.items(_WARM_UP, _WARM_UP_SEED)
+    return stack.enter_context(serving(SYSTEMS[system], folder, served.task, items))
+
+
+def _take(each: Measurement, process: Any, results: Results, clock: Clock) -> None:
+    """One measurement, unless there is a reason against it."""
+    if not clock.has_time_for(each.seconds):
+        _no_time(results, [each])
+        return
+    setting = dict(each.setting)
+    if each.mode == "open":
+        setting["rate"] = _rate(each, results)
+    reason = _reason_against(each, setting, results)
+    if reason:
+        results.leave_out(each.workload, each.system, each.mode, reason)
+        return
+    found = _measure(each, process, setting)
+    known = {
+        "mode": each.mode,
+        "workload": each.workload,
+        "system": each.system,
+        "round": each.round,
+        "setting": setting,
+    }
+    results.add(known | found)
+    line = f"{each.mode} {each.workload} {each.system} {setting or ''}: {found['seconds']:.3g} s"
+    print(f"{line}, planned {each.seconds:.0f}; {clock.done(each.seconds)}", file=sys.stderr)
+
+
+def _measure(each: Measurement, process: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
+    items = WORKLOADS[each.workload].items
+    if each.mode == "offline":
+        answer: dict[str, Any] = process.ask(decode=each.num_requests, seed=each.round)
+        return answer | {"num_requests": each.num_requests}
+    if each.mode == "steps":
+        stepped: dict[str, Any] = process.ask(steps=setting["rows"])
+        return stepped
+    # New texts in every round and setting: nobody shall answer from memory.
+    seed = hash_of(each.mode, each.round, setting)
+    if each.mode == "closed":
+        sent: dict[str, Any] = process.send(
+            items(each.num_requests, seed), concurrency=setting["concurrency"]
+        )
+        return sent
+    arrivals = poisson(setting["rate"], setting["open_s"], seed)
+    opened: dict[str, Any] = process.send(items(len(arrivals), seed), arrivals_s=arrivals)
+    return opened
+
+
+def hash_of(mode: str, number: int, setting: Mapping[str, Any]) -> int:
+    """A seed that every system shares, and no other round or setting."""
+    named = {name: value for name, value in setting.items() if name != "rate"}
+    return random.Random(f"{mode} {number} {sorted(named.items())}").getrandbits(32)
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    """Times of arrival, at least one."""
+    rng = random.Random(seed)
+    found = [rng.expovariate(rate)]
+    while found[-1] < seconds:
+        found.append(found[-1] + rng.expovariate(rate))
+    return found[:-1] or found
+
+
+def _rate(each: Measurement, results: Results) -> float:
+    """Requests per second of an open loop; 0 where the capacity is not known."""
+    is_ours = each.setting["of"] == "ours"
+    capacities = [
+        capacity(results, each.workload, name)
+        for name, system in SYSTEMS.items()
+        if system.is_ours == is_ours
+    ]
+    share: float = each.setting["share"]
+    return round(share * max(capacities), 3)
+
+
+def _reason_against(each: Measurement, setting: Mapping[str, Any], results: Results) -> str:
+    if each.mode == "closed" and not each.num_requests:
+        return f"concurrency {setting['concurrency']} would take too long"
+    if each.mode != "open":
+        return ""
+    own = capacity(results, each.workload, each.system)
+    if not setting["rate"] or not own:
+        return "no capacity was measured"
+    if setting["rate"] > own:
+        return f"further rates are beyond its capacity of {own:.2f} requests/s"
+    return ""
+
+
+def _no_time(results: Results, measurements: Sequence[Measurement]) -> None:
+    for each in measurements:
+        results.leave_out(each.workload, each.system, each.mode, "no time was left")
+
+
+def settings_of(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The knobs of systems, for the record."""
+    return {
+        name: {
+            "knobs": asdict(SYSTEMS[name].knobs),
+            "offline": asdict(SYSTEMS[name].offline or SYSTEMS[name].knobs),
+        }
+        for name in systems
+    }

@@ -1,0 +1,158 @@
+"""Plans are interleaved and sized for their time; what cannot be measured is named."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import run as runs
+from benchmarks.plan import PLANS, Measurement, Sizes, describe, plan, seconds_of
+from benchmarks.processes import RefusedError, _process, _Sleeper
+from benchmarks.results import Results
+from benchmarks.run import poisson, run
+from benchmarks.systems import SYSTEMS, systems_for
+from benchmarks.workloads import WORKLOADS, Item
+
+MODES: Any = ("offline", "steps", "closed", "open")
+
+
+def test_systems_take_turns_within_a_round() -> None:
+    sizes = Sizes(offline=4, closed={1: 4, 8: 8}, rounds={"offline": 2, "closed": 2}, most_s=100)
+    found = plan({"translate": sizes}, ["tandem", "ctranslate2"], MODES)
+    assert [(each.mode, each.round, each.system) for each in found[:4]] == [
+        ("offline", number, system) for number in (0, 1) for system in ("tandem", "ctranslate2")
+    ]
+    assert [(each.round, each.setting["concurrency"], each.system) for each in found[4:8]] == [
+        (0, concurrency, system) for concurrency in (1, 8) for system in ("tandem", "ctranslate2")
+    ]
+
+
+def test_the_quick_plan_ends_within_its_hour() -> None:
+    measurements = plan(PLANS["quick"], list(SYSTEMS), MODES)
+    assert seconds_of(measurements) < 58 * 60
+    assert "in all about" in describe(measurements)
+
+
+def test_the_full_plan_has_every_workload_mode_and_system() -> None:
+    measurements = plan(PLANS["full"], list(SYSTEMS), MODES)
+    found = {(each.workload, each.mode, each.system) for each in measurements}
+    for workload in WORKLOADS:
+        for mode in MODES:
+            assert {system for w, m, system in found if (w, m) == (workload, mode)} == set(
+                systems_for(mode)
+            )
+
+
+def test_a_system_too_slow_for_a_concurrency_is_not_given_fewer_requests_than_clients() -> None:
+    sizes = Sizes(closed={1: 4, 32: 64}, rounds={"closed": 1}, most_s=10)
+    found = plan({"translate": sizes}, ["fastapi"], MODES)
+    assert [each.num_requests for each in found] == [4, 0]
+
+
+class FakeProcess:
+    """Answers at once: capacities are 10 requests/s, 5 for others than Tandem."""
+
+    def __init__(self, system: str) -> None:
+        self.rate = 10.0 if system == "tandem" else 5.0
+
+    def ask(self, **order: int) -> dict[str, Any]:
+        return {"seconds": 1.0, "tokens": 10 * order.get("decode", 0)}
+
+    def send(self, items: Sequence[Item], **how: Any) -> dict[str, Any]:
+        latencies = [0.1 for _ in items]
+        sender = {"was_bottleneck": False}
+        return {"seconds": len(items) / self.rate, "latencies_s": latencies, "sender": sender}
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(system: str, workload: str, stack: Any) -> FakeProcess:
+        if system == "litserve":
+            raise RefusedError("it is not installed")
+        return FakeProcess(system)
+
+    monkeypatch.setattr(runs, "_start_worker", start)
+    monkeypatch.setattr(runs, "_start_server", start)
+
+
+def small_plan() -> list[Measurement]:
+    sizes = Sizes(
+        offline=4,
+        steps=(16,),
+        closed={8: 16},
+        open_rates=(("peer", 0.5), ("ours", 0.9)),
+        open_s=2.0,
+        rounds=dict.fromkeys(MODES, 2),
+    )
+    return plan({"translate": sizes}, list(SYSTEMS), MODES)
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_everything_is_measured_or_its_absence_explained(tmp_path: Path) -> None:
+    results = Results(tmp_path / "suite.json")
+    run(small_plan(), results, limit_s=None)
+    assert len(list(results.of("offline"))) == len(systems_for("offline"))
+    assert {each.setting["rate"] for each in results.of("open")} == {2.5, 9.0}
+    reasons = {(each["system"], each["mode"]): each["reason"] for each in results.missing}
+    assert reasons["litserve", "closed"] == "it is not installed"
+    assert (
+        reasons["ctranslate2", "open"] == "further rates are beyond its capacity of 5.00 requests/s"
+    )
+    assert Results.read(tmp_path / "suite.json").measured == results.measured
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_nothing_begins_that_would_end_too_late(tmp_path: Path) -> None:
+    results = Results(tmp_path / "suite.json")
+    run(small_plan(), results, limit_s=1.0)
+    assert not results.measured
+    assert {each["reason"] for each in results.missing} == {"no time was left"}
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+    results = Results(tmp_path / "suite.json")
+    run(small_plan()[:3], results, limit_s=None)
+    assert len(Results.read(tmp_path / "suite.json").measured) == 3
+
+
+def test_arrivals_are_seeded_and_as_many_as_the_rate_says() -> None:
+    arrivals = poisson(10.0, 200.0, seed=1)
+    assert arrivals == poisson(10.0, 200.0, seed=1)
+    assert arrivals == sorted(arrivals)
+    assert len(arrivals) == pytest.approx(2000, rel=0.1)
+    assert len(poisson(0.001, 1.0, seed=1)) == 1
+
+
+@contextmanager
+def stopped_child() -> Iterator[tuple[_Sleeper, int]]:
+    """A process that waits for its standard input."""
+    command = [sys.executable, "-c", "input()"]
+    with _process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        sleeper = _Sleeper(process)
+        sleeper.sleep()
+        yield sleeper, process.pid
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_process_is_stopped_while_it_is_not_measured_and_ends_with_its_block() -> None:
+    with stopped_child() as (sleeper, pid):
+        _await_state(pid, "T")
+        with sleeper.awake():
+            _await_state(pid, "RS")
+        _await_state(pid, "T")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def _await_state(pid: int, states: str) -> None:
+    give_up = time.monotonic() + 60
+    while Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split(")")[1][1] not in states:
+        assert time.monotonic() < give_up
+        os.sched_yield()
