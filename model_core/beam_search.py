@@ -6,7 +6,7 @@ from torch import Tensor
 from model_core.cache import select_rows
 from model_core.generation import GenerationParameters
 from model_core.request import Hypothesis
-from model_core.search import START_LEN, Choice, Search
+from model_core.search import START_LEN, Choice, FixedProcessors, Search
 from model_core.stopping import StopStrings
 from model_core.top_k import top_k
 
@@ -28,6 +28,7 @@ class BeamSearch(Search):
             on how many are asked for, so requests with other numbers of them must not join.
         device: See `Search`.
         stop_strings: See `Search`.
+        fixed: See `Search`.
     """
 
     def __init__(
@@ -37,15 +38,19 @@ class BeamSearch(Search):
         num_candidates: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
+        fixed: FixedProcessors | None = None,
     ) -> None:
-        super().__init__(capacity, num_beams, device, stop_strings)
-        self.num_candidates = num_candidates
         shape = (capacity, num_beams)
+        self._finished_ids = torch.zeros((*shape, 0), dtype=torch.long, device=device)
+        super().__init__(capacity, num_beams, device, stop_strings, fixed)
+        self.num_candidates = num_candidates
         self._live_scores = torch.zeros(shape, device=device)
         self._finished_scores = torch.zeros(shape, device=device)
         self._finished_lens = torch.zeros(shape, dtype=torch.long, device=device)
         self._is_finished = torch.zeros(shape, dtype=torch.bool, device=device)
-        self._finished_ids = torch.zeros((*shape, 0), dtype=torch.long, device=device)
+        self._length_penalties = torch.zeros(capacity, dtype=torch.float64, device=device)
+        self._stops_early = torch.zeros(capacity, dtype=torch.bool, device=device)
+        self._assume_longest = torch.zeros(capacity, dtype=torch.bool, device=device)
 
     def fits(self, parameters: GenerationParameters) -> bool:
         """See `Search`."""
@@ -54,29 +59,26 @@ class BeamSearch(Search):
 
     def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see log-probabilities, as in transformers' beam search."""
-        num_slots = self.num_slots
+        num_slots = logits.shape[0] // self.num_beams
         log_probs = torch.log_softmax(logits.float(), dim=-1)
         log_probs = self._process(log_probs.view(num_slots, self.num_beams, -1))
-        in_prompt = self._in_prompt()
+        in_prompt = self._in_prompt(num_slots)
         scores, parents, token_ids, is_usable = self._candidates(log_probs, in_prompt)
 
-        full = self._lengths[:num_slots] + 1 >= self._max_lengths
         ended = self._is_eos(token_ids)
         self._add_stopped(ended, parents, token_ids)
-        ended |= full.to(self._device)[:, None]
-        ended &= ~in_prompt.to(self._device)[:, None]
+        ended |= (self._lengths[:num_slots] + 1 >= self._max_lengths[:num_slots])[:, None]
+        ended &= ~in_prompt[:, None]
         self._finish(scores, parents, token_ids, ended)
 
         live_scores, best = (scores + ended * _IMPOSSIBLE).topk(self.num_beams)
         self._live_scores[:num_slots] = live_scores
         parents, token_ids = parents.gather(1, best), token_ids.gather(1, best)
-        longest = int(self._lengths[:num_slots].max())
-        self._token_ids[:num_slots, :, :longest] = select_rows(
-            self._token_ids[:num_slots, :, :longest], parents
-        )
+        live_ids = self._token_ids[:num_slots, :, : self._longest]
+        live_ids.copy_(select_rows(live_ids, parents))
         self._append(token_ids)
-        done = (self._is_decided() | ended.all(-1)).cpu() & ~in_prompt
-        return Choice(parents, done.tolist(), (~is_usable).tolist())
+        done = (self._is_decided(num_slots) | ended.all(-1)) & ~in_prompt
+        return Choice(parents, done, ~is_usable)
 
     def _candidates(
         self, log_probs: Tensor, in_prompt: Tensor
@@ -85,7 +87,7 @@ class BeamSearch(Search):
 
         Args:
             log_probs: [num_slots, num_beams, vocab], processed.
-            in_prompt: [num_slots], on the CPU.
+            in_prompt: [num_slots].
 
         Returns:
             Each [num_slots, num_candidates], and [num_slots]: whether a slot has a candidate with
@@ -101,12 +103,16 @@ class BeamSearch(Search):
                 drawn = torch.multinomial(probabilities, self.num_candidates, generator=generator)
                 scores[slot] = totals[drawn]
                 parents[slot], token_ids[slot] = self._split(drawn, log_probs)
-        if in_prompt.any():
-            slots = in_prompt.nonzero()[:, 0].to(self._device)
-            scores[slots] = -torch.inf
-            scores[slots, :num_beams] = self._live_scores[slots]
-            parents[slots, :num_beams] = torch.arange(num_beams, device=self._device)
-            token_ids[slots, :num_beams] = self._given()[slots]
+        if self._may_be_in_prompt():
+            num_slots, in_prompt = in_prompt.shape[0], in_prompt[:, None]
+            scores = scores.masked_fill(in_prompt, -torch.inf)
+            rows = torch.arange(num_beams, device=self._device)
+            for chosen, given in (
+                (scores, self._live_scores[:num_slots]),
+                (parents, rows),
+                (token_ids, self._given(num_slots)),
+            ):
+                chosen[:, :num_beams] = torch.where(in_prompt, given, chosen[:, :num_beams])
         return scores, parents, token_ids, scores.amax(1).isfinite()
 
     def _best(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,6 +123,10 @@ class BeamSearch(Search):
         one more than is wanted shows whether the last has an equal.
         """
         num_slots, num_beams, vocab = log_probs.shape
+        if self._fixed is not None:
+            totals = (log_probs + self._live_scores[:num_slots, :, None]).flatten(1)
+            scores, flat = totals.topk(self.num_candidates)
+            return scores, *self._split(flat, log_probs)
         of_row = min(self.num_candidates + 1, vocab)
         best, tokens = top_k(log_probs.view(-1, vocab), of_row)
         live_scores = self._live_scores[:num_slots, :, None]
@@ -157,24 +167,27 @@ class BeamSearch(Search):
 
     def _finish(self, scores: Tensor, parents: Tensor, token_ids: Tensor, ended: Tensor) -> None:
         """Let candidates that end now compete with the finished hypotheses."""
-        num_slots, num_beams = self.num_slots, self.num_beams
-        eligible = ended.clone()
+        num_slots, num_beams = ended.shape[0], self.num_beams
+        eligible = ended & ~self._is_done[:num_slots, None]
         eligible[:, num_beams:] = False
-        if not eligible.any():
+        if self._fixed is None and not eligible.any():
             return
-        lengths = self._lengths[:num_slots].to(self._device)
-        generated_lens = lengths + 1 - self._prompt_lens.to(self._device)
+        lengths = self._lengths[:num_slots]
+        generated_lens = lengths + 1 - self._prompt_lens[:num_slots]
         factor = self._length_factor(generated_lens.clamp(min=1))
         penalised = scores / factor[:, None] + ~eligible * _IMPOSSIBLE
-        longest = int(lengths.max()) + 1
+        longest = self._longest + 1
         candidates = select_rows(self._token_ids[:num_slots, :, :longest], parents)
         end = lengths[:, None, None].expand(-1, candidates.shape[1], 1)
         candidates = candidates.scatter(2, end, token_ids[..., None])
         candidate_lens = (lengths[:, None] + 1).expand_as(parents)
 
         merged = torch.cat((self._finished_scores[:num_slots], penalised), dim=1)
-        best_scores, best = merged.topk(num_beams)
-        self._finished_scores[:num_slots] = best_scores
+        best = merged.topk(num_beams).indices
+        # Ranking equal scores once more could change their order.
+        ranks = torch.arange(num_beams, device=self._device)
+        best = torch.where(self._is_done[:num_slots, None], ranks, best)
+        self._finished_scores[:num_slots] = merged.gather(1, best)
         for state, new in (
             (self._is_finished, eligible),
             (self._finished_lens, candidate_lens),
@@ -182,22 +195,25 @@ class BeamSearch(Search):
         ):
             state[:num_slots] = select_rows(torch.cat((state[:num_slots], new), dim=1), best)
 
-    def _is_decided(self) -> Tensor:
+    def _is_decided(self, num_slots: int) -> Tensor:
         """[num_slots]: no live hypothesis can, or may, still improve on the finished ones."""
-        lengths = self._lengths[: self.num_slots]
-        best_lens = torch.where(self._assume_longest, self._max_lengths, lengths)
-        generated_lens = (best_lens - self._prompt_lens).clamp(min=1)
-        factor = self._length_factor(generated_lens.to(self._device))
-        attainable = self._live_scores[: self.num_slots, 0] / factor
-        worst = self._finished_scores[: self.num_slots].amin(1, keepdim=True)
-        is_finished = self._is_finished[: self.num_slots]
+        best_lens = torch.where(
+            self._assume_longest[:num_slots],
+            self._max_lengths[:num_slots],
+            self._lengths[:num_slots],
+        )
+        generated_lens = (best_lens - self._prompt_lens[:num_slots]).clamp(min=1)
+        attainable = self._live_scores[:num_slots, 0] / self._length_factor(generated_lens)
+        worst = self._finished_scores[:num_slots].amin(1, keepdim=True)
+        is_finished = self._is_finished[:num_slots]
         worst = torch.where(is_finished, worst, _IMPOSSIBLE)
         hopeless = ~(attainable[:, None] > worst).any(1)
-        return hopeless | (is_finished.all(1) & self._stops_early)
+        return hopeless | (is_finished.all(1) & self._stops_early[:num_slots])
 
     def _length_factor(self, generated_lens: Tensor) -> Tensor:
         """`generated_len ** length_penalty`, computed in float64 as Python does."""
-        return (generated_lens.double() ** self._length_penalties).float()
+        penalties = self._length_penalties[: len(generated_lens)]
+        return (generated_lens.double() ** penalties).float()
 
     def _start(self, slot: int) -> None:
         # Only the first row counts at first, else all rows would choose the same tokens.
@@ -226,12 +242,7 @@ class BeamSearch(Search):
     def _refresh(self) -> None:
         super()._refresh()
         parameters = [slot.parameters for slot in self._slots]
-        self._length_penalties = torch.tensor(
-            [p.length_penalty for p in parameters], dtype=torch.float64, device=self._device
-        )
-        self._stops_early = torch.tensor(
-            [p.early_stopping is True for p in parameters], device=self._device
-        )
-        self._assume_longest = torch.tensor(
-            [p.early_stopping == "never" and p.length_penalty > 0 for p in parameters]
-        )
+        self._put(self._length_penalties, [p.length_penalty for p in parameters])
+        self._put(self._stops_early, [p.early_stopping is True for p in parameters])
+        never = [p.early_stopping == "never" and p.length_penalty > 0 for p in parameters]
+        self._put(self._assume_longest, never)

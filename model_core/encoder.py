@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from model_core.attention_mode import AttentionMode
 from model_core.packing import packed_copy
 from model_core.sizes import source_vocab_size
+from model_core.transfer import to_device
 
 SourceIds = tuple[int, ...]
 GlobalAttention = Literal["none", "first"]
@@ -106,11 +107,11 @@ class Encoder:
         padded = [[*ids, *[self._pad_token_id] * (longest - len(ids))] for ids in sources]
         lengths = torch.tensor([len(ids) for ids in sources])
         mask = (torch.arange(longest) < lengths[:, None]).long()
-        input_ids = torch.tensor(padded, device=self._device)
+        input_ids = to_device(torch.tensor(padded), self._device)
         with self._mode.as_loaded(longest):
             outputs = self._module(
                 input_ids=input_ids,
-                attention_mask=mask.to(self._device),
+                attention_mask=to_device(mask, self._device),
                 return_dict=True,
                 **global_attention_arguments(input_ids, self._global_attention),
             )

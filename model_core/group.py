@@ -155,11 +155,12 @@ class Group:
         if choice.parents is not None:
             self._self_cache.choose_parents(choice.parents)
         chosen = Chosen()
-        for slot, request in enumerate(self.requests):
-            hypotheses = self.search.hypotheses(slot) if choice.done[slot] else ()
-            if choice.failed[slot] or (choice.done[slot] and not hypotheses):
+        ended = zip(self.requests, choice.done.tolist(), choice.failed.tolist(), strict=True)
+        for slot, (request, done, failed) in enumerate(ended):
+            hypotheses = self.search.hypotheses(slot) if done else ()
+            if failed or (done and not hypotheses):
                 chosen.failed.append(request)
-            elif choice.done[slot]:
+            elif done:
                 chosen.finished.append((request, Output.of(request, hypotheses)))
         leaving = {*chosen.failed, *(request for request, _ in chosen.finished)}
         # From the back, so that a slot that moves is one that stays.

@@ -98,17 +98,10 @@ class NoRepeatNGram:
         tokens = history.token_ids
         if tokens.shape[2] < self.size:
             return scores
-        lengths = history.lengths.to(tokens.device)
-        windows = tokens.unfold(2, self.size, 1)
-        last = lengths[:, None] - self.size + 1 + torch.arange(self.size - 1, device=tokens.device)
-        index = last.clamp(min=0)[:, None].expand(-1, tokens.shape[1], -1)
-        prefix = tokens.gather(2, index)
-        ends = torch.arange(self.size, tokens.shape[2] + 1, device=tokens.device)
-        complete = ends <= lengths[:, None]
-        repeats = (windows[..., :-1] == prefix[:, :, None]).all(-1) & complete[:, None]
+        last, repeats = repeated_ngrams(tokens, history.lengths.to(tokens.device), self.size)
         limit = torch.where(repeats & self.wanted, -torch.inf, torch.inf)
         # A token may stand in several windows: the minimum lets any ban win.
-        return scores.scatter_reduce_(2, windows[..., -1], limit, "amin")
+        return scores.scatter_reduce_(2, last, limit, "amin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +303,7 @@ def build_processors(
         RepetitionPenalty.build(parameters, device),
         *NoRepeatNGram.build_all(parameters, device),
         PerRequest.build([each.after_ngrams for each in own], parameters),
-        BannedTokens.build([_single_bad_words(p) for p in parameters], device),
+        BannedTokens.build([single_bad_words(p) for p in parameters], device),
         *BadWords.build_all(parameters, device),
         MinLength.build(parameters),
         ForcedTokens.build([(decoder_start, _forced_bos(p)) for p in parameters]),
@@ -323,13 +316,34 @@ def build_processors(
     return tuple(processor for processor in built if processor is not None)
 
 
+def repeated_ngrams(token_ids: Tensor, lengths: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Which tokens would complete an n-gram that a target has already.
+
+    Args:
+        token_ids: [num_slots, num_beams, longest], at least `size` long.
+        lengths: [num_slots], valid tokens of each target.
+        size: n.
+
+    Returns:
+        The last token of each n-gram and whether it would repeat, both
+        [num_slots, num_beams, longest - size + 1].
+    """
+    windows = token_ids.unfold(2, size, 1)
+    last = lengths[:, None] - size + 1 + torch.arange(size - 1, device=lengths.device)
+    index = last.clamp(min=0)[:, None].expand(-1, token_ids.shape[1], -1)
+    prefix = token_ids.gather(2, index)
+    ends = torch.arange(size, token_ids.shape[2] + 1, device=lengths.device)
+    is_complete = (ends <= lengths[:, None])[:, None]
+    return windows[..., -1], (windows[..., :-1] == prefix[:, :, None]).all(-1) & is_complete
+
+
 @lru_cache(maxsize=256)
 def _as_tensor(token_ids: tuple[int, ...]) -> Tensor:
     """Long lists are turned into a tensor once per request, not at every change of the group."""
     return torch.tensor(token_ids, dtype=torch.long)
 
 
-def _single_bad_words(parameters: GenerationParameters) -> tuple[int, ...]:
+def single_bad_words(parameters: GenerationParameters) -> tuple[int, ...]:
     """Bad words of one token; a bad word that is just an EOS is ignored, as in `generate()`."""
     words = [word for word in parameters.bad_words_ids if len(word) == 1]
     return tuple(word[0] for word in words if word[0] not in parameters.eos_token_ids)

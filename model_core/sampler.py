@@ -5,7 +5,7 @@ from torch import Tensor
 
 from model_core.generation import GenerationParameters
 from model_core.request import Hypothesis
-from model_core.search import START_LEN, Choice, Search
+from model_core.search import START_LEN, Choice, FixedProcessors, Search
 from model_core.stopping import StopStrings
 from model_core.top_k import first_max
 
@@ -23,13 +23,14 @@ class Sampler(Search):
         num_sequences: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
+        fixed: FixedProcessors | None = None,
     ) -> None:
-        super().__init__(capacity, num_sequences, device, stop_strings)
+        super().__init__(capacity, num_sequences, device, stop_strings, fixed)
         shape = (capacity, num_sequences)
         self._scores = torch.zeros(shape, device=device)
         self._ended = torch.zeros(shape, dtype=torch.bool, device=device)
         self._ended_lens = torch.zeros(shape, dtype=torch.long, device=device)
-        self._pad_token_ids = torch.zeros(0, dtype=torch.long)
+        self._pad_token_ids = torch.zeros((capacity, 1), dtype=torch.long, device=device)
 
     def fits(self, parameters: GenerationParameters) -> bool:
         """See `Search`."""
@@ -37,22 +38,24 @@ class Sampler(Search):
 
     def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see raw logits, as in transformers' `_sample`."""
-        num_slots = self.num_slots
+        num_slots = logits.shape[0] // self.num_beams
         scores = self._process(logits.float().view(num_slots, self.num_beams, -1))
         token_ids = first_max(scores.flatten(0, 1)).view(num_slots, -1)
         undrawable = self._draw(scores, token_ids)
         # A log-softmax is one pass of its own kernel; a log-sum-exp takes several.
         chosen = scores.log_softmax(-1).gather(2, token_ids[..., None])[..., 0]
 
-        in_prompt = self._in_prompt().to(self._device)[:, None]
+        in_prompt = self._in_prompt(num_slots)[:, None]
         idle = self._ended[:num_slots] | in_prompt
         chosen = chosen.masked_fill(idle, 0)
-        failed: list[bool] = (~chosen.isfinite().all(1)).tolist()
+        failed = ~chosen.isfinite().all(1)
+        for slot in undrawable:
+            failed[slot] = True
         self._scores[:num_slots] += chosen
-        token_ids = torch.where(in_prompt, self._given(), token_ids)
-        token_ids = torch.where(self._ended[:num_slots], self._pad_token_ids, token_ids)
-        done = self._end(token_ids, in_prompt)
-        return Choice(None, done, [slot in undrawable or each for slot, each in enumerate(failed)])
+        if self._may_be_in_prompt():
+            token_ids = torch.where(in_prompt, self._given(num_slots), token_ids)
+        token_ids = torch.where(self._ended[:num_slots], self._pad_token_ids[:num_slots], token_ids)
+        return Choice(None, self._end(token_ids, in_prompt), failed)
 
     def _draw(self, scores: Tensor, token_ids: Tensor) -> set[int]:
         """Replace the tokens of the slots that draw; gives those in which no token can be drawn.
@@ -85,20 +88,19 @@ class Sampler(Search):
             )
         return tuple(found)
 
-    def _end(self, token_ids: Tensor, in_prompt: Tensor) -> list[bool]:
+    def _end(self, token_ids: Tensor, in_prompt: Tensor) -> Tensor:
         """Append the tokens, note which rows end with them, and tell which slots are done."""
-        num_slots = self.num_slots
+        num_slots = token_ids.shape[0]
         ends = self._is_eos(token_ids)
         self._add_stopped(ends, None, token_ids)
         self._append(token_ids)
         lengths = self._lengths[:num_slots]
-        ends |= (lengths >= self._max_lengths).to(self._device)[:, None]
+        ends |= (lengths >= self._max_lengths[:num_slots])[:, None]
         ends &= ~(in_prompt | self._ended[:num_slots])
-        now = lengths.to(self._device)[:, None].expand_as(ends)
+        now = lengths[:, None].expand_as(ends)
         self._ended_lens[:num_slots] = torch.where(ends, now, self._ended_lens[:num_slots])
         self._ended[:num_slots] |= ends
-        done: list[bool] = self._ended[:num_slots].all(1).tolist()
-        return done
+        return self._ended[:num_slots].all(1)
 
     def _start(self, slot: int) -> None:
         self._scores[slot] = 0
@@ -110,5 +112,4 @@ class Sampler(Search):
 
     def _refresh(self) -> None:
         super()._refresh()
-        pads = [[slot.parameters.pad_token_id] for slot in self._slots]
-        self._pad_token_ids = torch.tensor(pads, device=self._device)
+        self._put(self._pad_token_ids, [[slot.parameters.pad_token_id] for slot in self._slots])

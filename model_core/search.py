@@ -9,6 +9,7 @@ generator of its own, and stop strings.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from model_core.logits import History, LogitsProcessor, build_processors
 from model_core.own_processors import OwnProcessors
 from model_core.request import Hypothesis, finish_reason
 from model_core.stopping import StopStrings
+from model_core.transfer import to_device
 
 _NO_TOKEN = -1
 START_LEN = 1
@@ -31,13 +33,13 @@ class Choice:
     Attributes:
         parents: [num_slots, num_beams], the row each new hypothesis extends; None where every
             row extends itself.
-        done: Per slot, whether its request has ended.
-        failed: Per slot, whether its request has no token with a finite score: it must leave.
+        done: [num_slots], whether a request has ended.
+        failed: [num_slots], whether a request has no token with a finite score: it must leave.
     """
 
     parents: Tensor | None
-    done: list[bool]
-    failed: list[bool]
+    done: Tensor
+    failed: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,46 @@ class _Slot:
     generator: torch.Generator | None
 
 
+class FixedProcessors(Protocol):
+    """Logits processors of a fixed search, over buffers of its whole capacity.
+
+    Attributes:
+        max_length: Longest target.
+        num_eos: Most EOS tokens of a request.
+    """
+
+    max_length: int
+    num_eos: int
+
+    def put(self, parameters: Sequence[GenerationParameters]) -> None:
+        """Set what the requests of the first slots want."""
+
+    def __call__(self, scores: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Process scores, which may be changed.
+
+        Args:
+            scores: [num_slots, num_beams, vocab].
+            token_ids: [num_slots, num_beams, max_length + 1].
+            lengths: [num_slots], tokens of each target.
+        """
+
+
 class Search(ABC):
     """The search state of one group of requests; slots `0 .. num_slots - 1` are in use.
 
     A slot begins with its prompt, which is given: the decoder start token and the target prefix.
-    The steps through a prefix choose nothing and change no score.
+    The steps through a prefix choose nothing and change no score. A slot that is done stays as it
+    is, should it go on before it is removed.
+
+    A *fixed* search runs the same operations in every step over tensors that never move, whoever is
+    in it, and asks the device nothing: a step of it can be captured once and launched again.
 
     Args:
         capacity: Most slots.
         num_beams: Hypotheses per slot.
         device: Where the logits are.
         stop_strings: The checkpoint's; None where no request has any.
+        fixed: Logits processors of a fixed search; None for one that is not.
     """
 
     def __init__(
@@ -74,6 +105,7 @@ class Search(ABC):
         num_beams: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
+        fixed: FixedProcessors | None = None,
     ) -> None:
         self.num_beams = num_beams
         self._device = device
@@ -81,12 +113,18 @@ class Search(ABC):
         self._slots: list[_Slot] = []
         self._processors: tuple[LogitsProcessor, ...] = ()
         self._is_stale = False
-        # Lengths and limits live on the CPU: they are known without looking at the device.
-        self._lengths = torch.zeros(capacity, dtype=torch.long)
-        self._prompt_lens = torch.zeros(0, dtype=torch.long)
-        self._max_lengths = torch.zeros(0, dtype=torch.long)
-        self._eos_token_ids = torch.zeros((0, 0), dtype=torch.long)
+        # The host knows the lengths without looking at the device: all grow by one in a step.
+        self._host_lengths: list[int] = []
+        self._lengths = torch.zeros(capacity, dtype=torch.long, device=device)
+        self._prompt_lens = torch.zeros(capacity, dtype=torch.long, device=device)
+        self._max_lengths = torch.zeros(capacity, dtype=torch.long, device=device)
+        self._is_done = torch.zeros(capacity, dtype=torch.bool, device=device)
+        num_eos = 1 if fixed is None else max(1, fixed.num_eos)
+        self._eos_token_ids = torch.full((capacity, num_eos), _NO_TOKEN, device=device)
         self._token_ids = torch.zeros((capacity, num_beams, 0), dtype=torch.long, device=device)
+        self._fixed = fixed
+        if fixed is not None:
+            self._reserve(fixed.max_length)
 
     @property
     def num_slots(self) -> int:
@@ -95,22 +133,31 @@ class Search(ABC):
 
     @property
     def positions(self) -> Tensor:
-        """[num_slots], on the CPU: target position of the last token of each slot."""
-        return self._lengths[: self.num_slots] - 1
+        """[num_slots], on the CPU: target position of the last token of each slot.
+
+        As far as steps went through `advance`: what was captured does not tell the host.
+        """
+        return torch.tensor(self._host_lengths) - 1
 
     @property
     def last_token_ids(self) -> Tensor:
         """[num_slots, num_beams]: the token that the next step feeds for each hypothesis."""
-        slots = torch.arange(self.num_slots, device=self._device)
-        return self._token_ids[slots, :, self.positions.to(self._device)]
+        return self.last_token_ids_of(self.num_slots)
+
+    def last_token_ids_of(self, num_slots: int) -> Tensor:
+        """The same of the first slots, in use or not."""
+        last = (self._lengths[:num_slots] - 1).clamp(min=0)
+        return self._at(last, num_slots)
 
     def admit(self, parameters: GenerationParameters, source_ids: Sequence[int]) -> int:
         """Give a request the next free slot; returns the slot."""
         slot = self.num_slots
         self._reserve(parameters.max_length)
         self._slots.append(self._new_slot(parameters, source_ids))
+        self._host_lengths.append(START_LEN)
         self._lengths[slot] = START_LEN
-        prompt = torch.tensor(parameters.prompt_ids, device=self._device)
+        self._is_done[slot] = False
+        prompt = to_device(torch.tensor(parameters.prompt_ids), self._device)
         self._token_ids[slot, :, : len(prompt)] = prompt
         self._start(slot)
         self._is_stale = True
@@ -119,10 +166,11 @@ class Search(ABC):
     def remove(self, slot: int) -> None:
         """Free a slot: the last slot moves into the hole."""
         last = self.num_slots - 1
-        self._slots[slot] = self._slots[last]
-        for state in (self._lengths, *self._state()):
-            state[slot] = state[last]
-        self._slots.pop()
+        last_slot, last_length = self._slots.pop(), self._host_lengths.pop()
+        if slot != last:
+            self._slots[slot], self._host_lengths[slot] = last_slot, last_length
+            for state in (self._lengths, self._is_done, *self._state()):
+                state[slot] = state[last]
         self._is_stale = True
 
     def advance(self, logits: Tensor) -> Choice:
@@ -131,10 +179,27 @@ class Search(ABC):
         Args:
             logits: [num_slots * num_beams, vocab]; changed in place.
         """
-        if self._is_stale:
+        self.prepare()
+        choice = self.choose(logits)
+        longest = self._token_ids.shape[2] - 1
+        self._host_lengths = [min(length + 1, longest) for length in self._host_lengths]
+        return choice
+
+    def prepare(self) -> None:
+        """Make ready for a step, if requests came or left since the last one."""
+        if self._is_stale and self._slots:
             self._refresh()
             self._is_stale = False
-        return self._choose(logits)
+
+    def choose(self, logits: Tensor) -> Choice:
+        """What of `advance` happens on the device: all of it, in a fixed search.
+
+        Args:
+            logits: [num_slots * num_beams, vocab], of slots in use or not; changed in place.
+        """
+        choice = self._choose(logits)
+        self._is_done[: len(choice.done)] |= choice.done
+        return choice
 
     @abstractmethod
     def fits(self, parameters: GenerationParameters) -> bool:
@@ -142,7 +207,7 @@ class Search(ABC):
 
     @abstractmethod
     def _choose(self, logits: Tensor) -> Choice:
-        """See `advance`."""
+        """See `choose`."""
 
     @abstractmethod
     def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
@@ -154,7 +219,7 @@ class Search(ABC):
 
     @abstractmethod
     def _state(self) -> list[Tensor]:
-        """Every tensor whose first dimension is the slot, apart from the lengths."""
+        """Every tensor whose first dimension is the slot, apart from those of every search."""
 
     def _new_slot(self, parameters: GenerationParameters, source_ids: Sequence[int]) -> _Slot:
         generator = None
@@ -166,56 +231,92 @@ class Search(ABC):
     def _refresh(self) -> None:
         """Rebuild what depends on which requests are in the group: once per step at most."""
         parameters = [slot.parameters for slot in self._slots]
-        own = [slot.processors for slot in self._slots]
-        self._processors = build_processors(parameters, own, self._device)
-        self._prompt_lens = torch.tensor([p.prompt_len for p in parameters])
-        self._max_lengths = torch.tensor([p.max_length for p in parameters])
-        most = max(1, max(len(p.eos_token_ids) for p in parameters))
-        self._eos_token_ids = torch.tensor(
-            [[*p.eos_token_ids, *[_NO_TOKEN] * (most - len(p.eos_token_ids))] for p in parameters],
-            device=self._device,
-        )
+        if self._fixed is None:
+            own = [slot.processors for slot in self._slots]
+            self._processors = build_processors(parameters, own, self._device)
+        else:
+            self._fixed.put(parameters)
+        self._put(self._prompt_lens, [p.prompt_len for p in parameters])
+        self._put(self._max_lengths, [p.max_length for p in parameters])
+        most = max(len(p.eos_token_ids) for p in parameters)
+        missing = most - self._eos_token_ids.shape[1]
+        if missing > 0:
+            self._eos_token_ids = torch.nn.functional.pad(
+                self._eos_token_ids, (0, missing), value=_NO_TOKEN
+            )
+        most = self._eos_token_ids.shape[1]
+        eos = [[*p.eos_token_ids, *[_NO_TOKEN] * (most - len(p.eos_token_ids))] for p in parameters]
+        self._put(self._eos_token_ids, eos)
+
+    def _put(self, buffer: Tensor, values: Sequence[object]) -> None:
+        """Set the first slots of a buffer, [capacity, ...]."""
+        buffer[: len(values)] = to_device(torch.tensor(values, dtype=buffer.dtype), self._device)
 
     def _reserve(self, target_len: int) -> None:
-        """Make room for `target_len` tokens per hypothesis."""
-        missing = target_len - self._token_ids.shape[2]
+        """Make room for `target_len` tokens per hypothesis.
+
+        And for one more: a slot that is done goes on until the host knows.
+        """
+        missing = target_len + 1 - self._token_ids.shape[2]
         if missing > 0:
             self._token_ids = torch.nn.functional.pad(self._token_ids, (0, missing))
 
+    @property
+    def _longest(self) -> int:
+        """Most tokens that a target may have so far."""
+        return max(self._host_lengths) if self._fixed is None else self._token_ids.shape[2] - 1
+
+    def _at(self, places: Tensor, num_slots: int) -> Tensor:
+        """[num_slots, num_beams]: tokens at one place of each of the first slots."""
+        index = places[:, None, None].expand(-1, self.num_beams, 1)
+        return self._token_ids[:num_slots].gather(2, index)[..., 0]
+
     def _process(self, scores: Tensor) -> Tensor:
         """Apply the logits processors to [num_slots, num_beams, vocab], which may be changed."""
-        lengths = self._lengths[: self.num_slots]
-        history = History(self._token_ids[: self.num_slots, :, : int(lengths.max())], lengths)
+        if self._fixed is not None:
+            num_slots = scores.shape[0]
+            return self._fixed(scores, self._token_ids[:num_slots], self._lengths[:num_slots])
+        history = History(
+            self._token_ids[: self.num_slots, :, : self._longest], torch.tensor(self._host_lengths)
+        )
         for processor in self._processors:
             scores = processor(scores, history)
         return scores
 
-    def _in_prompt(self) -> Tensor:
-        """[num_slots], on the CPU: slots whose next token is given, not chosen."""
-        return self._lengths[: self.num_slots] < self._prompt_lens
+    def _may_be_in_prompt(self) -> bool:
+        """Whether the next token of any slot is given, as far as the host knows."""
+        return self._fixed is not None or any(
+            length < own.parameters.prompt_len
+            for length, own in zip(self._host_lengths, self._slots, strict=True)
+        )
 
-    def _given(self) -> Tensor:
+    def _in_prompt(self, num_slots: int) -> Tensor:
+        """[num_slots]: slots whose next token is given, not chosen."""
+        return self._lengths[:num_slots] < self._prompt_lens[:num_slots]
+
+    def _given(self, num_slots: int) -> Tensor:
         """[num_slots, num_beams]: the next token of each slot that is in its prompt."""
-        slots = torch.arange(self.num_slots, device=self._device)
-        lengths = self._lengths[: self.num_slots].clamp(max=self._token_ids.shape[2] - 1)
-        return self._token_ids[slots, :, lengths.to(self._device)]
+        return self._at(self._lengths[:num_slots], num_slots)
 
     def _drawing(self) -> Iterator[tuple[int, torch.Generator]]:
         """Slots whose next token is drawn, and what to draw it with."""
         for slot, own in enumerate(self._slots):
-            if own.generator is not None and self._lengths[slot] >= own.parameters.prompt_len:
+            is_chosen = self._host_lengths[slot] >= own.parameters.prompt_len
+            if own.generator is not None and is_chosen:
                 yield slot, own.generator
 
     def _append(self, token_ids: Tensor) -> None:
         """Add [num_slots, num_beams] tokens to the live hypotheses."""
-        lengths = self._lengths[: self.num_slots]
-        slots = torch.arange(self.num_slots, device=self._device)
-        self._token_ids[slots, :, lengths.to(self._device)] = token_ids
-        lengths += 1
+        num_slots = token_ids.shape[0]
+        lengths = self._lengths[:num_slots]
+        index = lengths[:, None, None].expand(-1, self.num_beams, 1)
+        self._token_ids[:num_slots].scatter_(2, index, token_ids[..., None])
+        lengths.add_(1).clamp_(max=self._token_ids.shape[2] - 1)
 
     def _is_eos(self, token_ids: Tensor) -> Tensor:
         """Which of [num_slots, n] tokens end their hypothesis."""
-        return (token_ids[:, :, None] == self._eos_token_ids[:, None]).any(-1)
+        eos_token_ids = self._eos_token_ids[: token_ids.shape[0], None]
+        return (token_ids[:, :, None] == eos_token_ids).any(-1)
 
     def _add_stopped(self, ended: Tensor, parents: Tensor | None, token_ids: Tensor) -> None:
         """Mark in `ended`, [num_slots, n], which candidates end with one of their stop strings.
@@ -228,7 +329,7 @@ class Search(ABC):
         if self._stop_strings is None:
             return
         for slot, own in enumerate(self._slots):
-            strings, length = own.parameters.stop_strings, int(self._lengths[slot])
+            strings, length = own.parameters.stop_strings, self._host_lengths[slot]
             if not strings or length < own.parameters.prompt_len:
                 continue
             rows = self._token_ids[slot, :, :length].tolist()

@@ -3,9 +3,9 @@
 A checkpoint that fails is served through `generate()` instead: it never answers wrongly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from model_core.search import Choice, Search
 
 NUM_STEPS = 10
 _SOURCE_LENS = (3, 11, 6)
+NUM_SOURCES, LONGEST_SOURCE = len(_SOURCE_LENS), max(_SOURCE_LENS)
 _NUM_BEAMS = 2
 _SEED = 20
 
@@ -70,7 +71,7 @@ class _RandomSearch(Search):
         index = parents[:, :, None].expand(-1, -1, self._token_ids.shape[2])
         self._token_ids[: self.num_slots] = self._token_ids[: self.num_slots].gather(1, index)
         self._append(self._choices[drawn].to(self._device))
-        nobody = [False] * self.num_slots
+        nobody = torch.zeros(self.num_slots, dtype=torch.bool)
         return Choice(parents, done=nobody, failed=nobody)
 
     def fits(self, parameters: GenerationParameters) -> bool:
@@ -79,7 +80,7 @@ class _RandomSearch(Search):
 
     def targets(self) -> list[Tensor]:
         """Target tokens of every slot, [num_beams, target_len] each."""
-        return [self._token_ids[slot, :, : self._lengths[slot]] for slot in range(self.num_slots)]
+        return [self._token_ids[slot, :, :length] for slot, length in enumerate(self._host_lengths)]
 
     def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
         """Never asked for."""
@@ -92,6 +93,48 @@ class _RandomSearch(Search):
         return [self._token_ids]
 
 
+class CheckedSteps(Protocol):
+    """Slots whose steps are looked at one after the other."""
+
+    def admit(self, request: Request, encoder_outputs: Tensor) -> None:
+        """Give a request the next slot; its source is encoded, [source_len, hidden]."""
+
+    def logits(self) -> Tensor:
+        """Run a step for every slot in use: [num_rows, vocab]."""
+
+    def choose(self, logits: Tensor) -> None:
+        """Let the search choose the next tokens, and keep its choice."""
+
+
+class GroupSteps:
+    """See `CheckedSteps`: of one group."""
+
+    def __init__(self, decoder: Decoder, search: Search) -> None:
+        self._decoder = decoder
+        self._group = Group(
+            KeyValuesPool(decoder.cache_layout),
+            search,
+            max_slots=NUM_SOURCES,
+            source_capacity=LONGEST_SOURCE,
+            position_biases=decoder.position_biases,
+        )
+
+    def admit(self, request: Request, encoder_outputs: Tensor) -> None:
+        """See `CheckedSteps`."""
+        slot = self._group.admit(request)
+        for layer, projected in enumerate(self._decoder.project_sources(encoder_outputs)):
+            self._group.write_source(slot, layer, *projected)
+
+    def logits(self) -> Tensor:
+        """See `CheckedSteps`."""
+        last, positions = self._group.begin_step()
+        return self._decoder.step(last, positions, [self._group])
+
+    def choose(self, logits: Tensor) -> None:
+        """See `CheckedSteps`."""
+        self._group.choose(logits)
+
+
 @torch.inference_mode()
 def check_decoder(
     model: PreTrainedModel,
@@ -101,6 +144,7 @@ def check_decoder(
     vocab_size: int,
     pad_token_id: int,
     decoder_start_token_id: int,
+    steps_of: Callable[[Decoder, Search], CheckedSteps] = GroupSteps,
 ) -> SelfCheck:
     """Compare the lean decoder with the library's forward on random sources and targets.
 
@@ -109,13 +153,7 @@ def check_decoder(
     """
     sources = _random_sources([ids for ids in range(encoder.vocab_size) if ids != pad_token_id])
     search = _RandomSearch(decoder.cache_layout.device, range(vocab_size), _SEED)
-    group = Group(
-        KeyValuesPool(decoder.cache_layout),
-        search,
-        max_slots=len(sources),
-        source_capacity=max(_SOURCE_LENS),
-        position_biases=decoder.position_biases,
-    )
+    checked = steps_of(decoder, search)
     parameters = GenerationParameters(
         decoder_start_token_id=decoder_start_token_id,
         pad_token_id=pad_token_id,
@@ -128,16 +166,12 @@ def check_decoder(
     for step in range(NUM_STEPS):
         if step < len(sources):
             request = Request(str(step), sources[step], parameters)
-            slot = group.admit(request)
-            projected = decoder.project_sources(encoder([sources[step]])[0])
-            for layer, (keys, values) in enumerate(projected):
-                group.write_source(slot, layer, keys, values)
-        last, positions = group.begin_step()
-        logits = decoder.step(last, positions, [group]).float()
+            checked.admit(request, encoder([sources[step]])[0])
+        logits = checked.logits().float()
         expected = reference.logits(search.targets())
         differences.append((logits - expected).abs().max())
         scales.append(expected.abs().max())
-        group.choose(logits)
+        checked.choose(logits)
     # Tensor maxima pass NaN on, and NaN is not below any tolerance.
     difference = float(torch.stack(differences).max() / torch.stack(scales).max())
     dtype = torch.int8 if encoder.packing == "int8" else decoder.cache_layout.dtype
