@@ -6,17 +6,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model_core.beam_search import BeamSearch
 from model_core.cache import BLOCK_LEN
+from model_core.cached_encoder import CachedEncoder
+from model_core.choose_search import search_for
 from model_core.decoder import Decoder
-from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_length
-from model_core.generation import GenerationParameters
+from model_core.encoder import Encoder
 from model_core.group import Group
 from model_core.key_values import KeyValuesPool
 from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
-from model_core.sampler import Sampler
-from model_core.search import Search
 from model_core.stopping import StopStrings
 
 MAX_SLOTS_PER_GROUP = 32
@@ -43,10 +41,9 @@ class LeanRunner:
         encoder_cache_bytes: int = 0,
         stop_strings: StopStrings | None = None,
     ) -> None:
-        self._encoder = encoder
+        self._encoder = CachedEncoder(encoder, encoder_cache_bytes)
         self._decoder = decoder
         self._stop_strings = stop_strings
-        self._encoder_outputs = EncoderOutputCache(encoder_cache_bytes)
         self._layout = decoder.cache_layout
         self._pool = KeyValuesPool(self._layout)
         self._groups: list[Group] = []
@@ -63,8 +60,7 @@ class LeanRunner:
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> EncodeReport:
         """See `ModelRunner`."""
-        encoded, report = self._encode([request.source_ids for request in requests])
-        outputs = [encoded[request.source_ids] for request in requests]
+        outputs, report = self._encoder([request.source_ids for request in requests])
         slots = []
         for index, request in enumerate(requests):
             group = self._group_for(request, len(requests) - index)
@@ -113,28 +109,6 @@ class LeanRunner:
             for (group, slot), keys, values in zip(slots, *parts, strict=True):
                 group.write_source(slot, layer, keys, values)
 
-    def _encode(self, sources: Sequence[SourceIds]) -> tuple[dict[SourceIds, Tensor], EncodeReport]:
-        """Encoder outputs of each source, [source_len, hidden], from the cache or the encoder."""
-        encoded: dict[SourceIds, Tensor] = {}
-        for source_ids in sources:
-            cached = self._encoder_outputs.get(source_ids)
-            if cached is not None:
-                encoded[source_ids] = cached
-        missing = list({source_ids for source_ids in sources if source_ids not in encoded})
-        padded_tokens = 0
-        encoder = self._encoder
-        for batch in batch_by_length(missing, encoder.batch_limits, may_pad=encoder.may_pad):
-            padded_tokens += len(batch) * len(batch[-1])
-            for source_ids, outputs in zip(batch, encoder(batch), strict=True):
-                encoded[source_ids] = outputs
-                self._encoder_outputs.put(source_ids, outputs)
-        return encoded, EncodeReport(
-            num_encoded=len(missing),
-            num_cached=len(sources) - len(missing),
-            source_tokens=sum(map(len, missing)),
-            padded_tokens=padded_tokens,
-        )
-
     def _group_for(self, request: Request, num_joining: int) -> Group:
         """A group with a free slot for this kind of search, width and source length.
 
@@ -147,7 +121,9 @@ class LeanRunner:
                 return group
         group = Group(
             self._pool,
-            self._search_for(request.parameters),
+            search_for(
+                request.parameters, MAX_SLOTS_PER_GROUP, self._layout.device, self._stop_strings
+            ),
             max_slots=MAX_SLOTS_PER_GROUP,
             num_slots=num_joining,
             source_capacity=capacity,
@@ -155,19 +131,6 @@ class LeanRunner:
         )
         self._groups.append(group)
         return group
-
-    def _search_for(self, parameters: GenerationParameters) -> Search:
-        device, stop_strings = self._layout.device, self._stop_strings
-        if parameters.num_beams == 1:
-            width = parameters.num_return_sequences
-            return Sampler(MAX_SLOTS_PER_GROUP, width, device, stop_strings)
-        return BeamSearch(
-            MAX_SLOTS_PER_GROUP,
-            parameters.num_beams,
-            parameters.num_candidates,
-            device,
-            stop_strings,
-        )
 
     def _drop_empty_groups(self) -> None:
         for group in self._groups:
