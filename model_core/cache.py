@@ -268,11 +268,11 @@ class PositionBias:
     """
 
     def __init__(self, by_distance: Tensor) -> None:
-        self._by_distance = by_distance.contiguous()
+        self.by_distance = by_distance.contiguous()
 
     def __call__(self, distances: Tensor) -> Tensor:
         """Bias of entries written so many steps ago, [entries]: [num_heads, 1, entries]."""
-        return self._by_distance[:, distances.clamp(0, self._by_distance.shape[1] - 1)][:, None]
+        return self.by_distance[:, distances.clamp(0, self.by_distance.shape[1] - 1)][:, None]
 
 
 def _of_heads(bias: Tensor, num_heads: int) -> Tensor:

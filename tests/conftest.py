@@ -9,6 +9,12 @@ from hypothesis import settings
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
+# Before Triton is imported: where there is no GPU, its interpreter runs our kernels.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # `--hypothesis-profile=long` draws more, at random; what it finds becomes an example.
 settings.register_profile("ci", derandomize=True, database=None, deadline=None)
 settings.register_profile("long", database=None, deadline=None, print_blob=True)
