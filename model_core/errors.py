@@ -10,7 +10,8 @@ TandemError
 ├── QueueFullError               refused early: no room to wait
 ├── DeadlineExceededError        accepted, but not finished in time
 ├── RequestFailedError           its own step raised; its batch mates go on
-└── EngineClosedError            draining, stopped or dead: nothing new is taken
+├── EngineClosedError            draining, stopped or dead: nothing new is taken
+└── DeviceLostError              the device is of no use to this process any more: start another
 """
 
 import reprlib
@@ -106,3 +107,7 @@ class RequestFailedError(TandemError):
 
 class EngineClosedError(TandemError):
     """The engine takes nothing new: it is draining, stopped or dead."""
+
+
+class DeviceLostError(TandemError):
+    """The device failed for good, as after a sticky CUDA error: only a new process can use it."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from model_core.attention_mode import AttentionMode
+from model_core.device_loss import telling_device_loss
 from model_core.encoder import GlobalAttention, global_attention_arguments
 from model_core.generation import GenerationParameters
 from model_core.library import NEVER_FINISHED, cut_target, generate_arguments, seeded
@@ -74,6 +75,7 @@ class GenerateRunner:
         self._admitted.update(dict.fromkeys(requests))
         return EncodeReport()
 
+    @telling_device_loss
     def step(self) -> StepReport:
         """Run the next micro-batch from its sources to its answers."""
         batch = self._next_batch()

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
+from model_core.errors import DeviceLostError
 from model_core.request import Request
 from model_core.runner import EncodeReport, ModelRunner, StepReport
 
@@ -18,7 +19,8 @@ class IsolatingRunner:
     When the runner raises, everything it held is suspect: the runner is reset and the suspects
     are re-run from their sources, half of them at a time, and halves that fail are halved again.
     A request that fails alone is at fault; the others finish as if nothing had happened. A failure
-    that comes from the size of the batch, such as a lack of memory, heals in this way too.
+    that comes from the size of the batch, such as a lack of memory, heals in this way too. A device
+    that is lost is nobody's fault: that error goes on to the engine.
 
     Meanwhile nothing else may be admitted (`is_isolating`): a suspect in ever new company would
     never be found. Called by the engine's thread only.
@@ -46,6 +48,8 @@ class IsolatingRunner:
         self._running.update(dict.fromkeys(newcomers))
         try:
             return self._runner.admit(newcomers)
+        except DeviceLostError:
+            raise
         except Exception:
             _logger.exception("encoding failed with requests %s", _ids(newcomers))
             self._isolate(*((earlier, newcomers) if earlier else _halves(newcomers)))
@@ -57,6 +61,8 @@ class IsolatingRunner:
             return StepReport((), 0)
         try:
             report = self._runner.step()
+        except DeviceLostError:
+            raise
         except Exception:
             _logger.exception("a step failed with requests %s", _ids(self._running))
             self._isolate(*_halves(tuple(self._running)))
@@ -109,6 +115,8 @@ class IsolatingRunner:
             return
         try:
             self._runner.remove(admitted)
+        except DeviceLostError:
+            raise
         except Exception:
             # Nobody left in the batch is at fault, but the runner's state is unknown.
             _logger.exception("removing requests %s failed", _ids(admitted))

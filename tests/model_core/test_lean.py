@@ -10,13 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from model_core.engine import Engine
-from model_core.errors import RequestFailedError
 from model_core.group import Group
 from model_core.lean import MAX_SLOTS_PER_GROUP, LeanRunner
 from model_core.request import Output, Request
-from model_core.scheduler import EngineLimits
 from tests.lean import load_lean, random_source
+from tests.model_core.failures import assert_nobody_else_fails
 from tests.parity import assert_same, generate_alone
 
 LEAN = load_lean("bart")
@@ -165,32 +163,15 @@ def test_cost_covers_what_a_request_can_make_the_runner_allocate() -> None:
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_scores_that_are_not_a_number_fail_their_request_and_no_other(num_beams: int) -> None:
-    runner = LEAN.runner()
-    poisoned, companion = request(1, num_beams=num_beams), request(2, num_beams=num_beams)
-    later = request(3, num_beams=num_beams)
+    requests = [request(number, num_beams=num_beams) for number in (1, 2, 3)]
     write = Group.write_source
 
     def poison(
         self: Group, slot: int, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> None:
-        is_poisoned = keys.shape[0] == poisoned.source_len
+        is_poisoned = keys.shape[0] == requests[0].source_len
         write(self, slot, layer, keys, values * float("nan") if is_poisoned else values)
 
-    assert len({each.source_len for each in (poisoned, companion, later)}) == 3
-    engine = Engine({"m": runner}, EngineLimits())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Group, "write_source", poison)
-        futures = {
-            each: engine.submit("m", each.source_ids, each.parameters)
-            for each in (poisoned, companion)
-        }
-        while engine.step():
-            pass
-    futures[later] = engine.submit("m", later.source_ids, later.parameters)
-    while engine.step():
-        pass
-    with pytest.raises(RequestFailedError):
-        futures[poisoned].result(timeout=0)
-    for each in (companion, later):
-        reference = generate_alone(LEAN.model, each.source_ids, each.parameters)
-        assert_same(futures[each].result(timeout=0), reference)
+    assert_nobody_else_fails(
+        LEAN.runner(), LEAN, requests, lambda patch: patch.setattr(Group, "write_source", poison)
+    )

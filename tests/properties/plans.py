@@ -1,6 +1,7 @@
 """What one run of the engine is made of, drawn by Hypothesis."""
 
 import random
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -81,10 +82,12 @@ def parameters(name: str, wanted: Wanted) -> GenerationParameters:
     return parameters_of(load_lean(name), dict(wanted.named))
 
 
-def plans(name: str) -> st.SearchStrategy[Plan]:
-    """Runs over one architecture."""
-    choices = {each: st.sampled_from(values) for each, values in parameter_choices(name).items()}
-    choices["stop_strings"] = st.sampled_from(stop_strings(name))
+def plans(name: str, only: Collection[str] | None = None) -> st.SearchStrategy[Plan]:
+    """Runs over one architecture; requests name no parameters but `only` these, if given."""
+    values = {**parameter_choices(name), "stop_strings": stop_strings(name)}
+    choices = {
+        each: st.sampled_from(values[each]) for each in values if only is None or each in only
+    }
     named = st.fixed_dictionaries({}, optional=choices).map(lambda drawn: tuple(drawn.items()))
     wanted = st.builds(Wanted, st.integers(0, NUM_SOURCES - 1), named)
     timeouts = st.none() | st.sampled_from([1.5, 4.5, 12.5])

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from model_core.batching import may_pad, shares_experts
+from model_core.cuda.runner import PooledRunner
 from model_core.engine import Engine
 from model_core.errors import DeadlineExceededError
 from model_core.fallback import MAX_BATCH_SIZE, GenerateRunner
@@ -34,13 +35,13 @@ class Submission:
 
 
 class Run:
-    """An engine over a tiny model, driven step by step."""
+    """An engine over a tiny model, driven step by step; `runner` in place of the usual one."""
 
-    def __init__(self, name: str, plan: Plan) -> None:
+    def __init__(self, name: str, plan: Plan, runner: Any = None) -> None:
         self.name = name
         self.plan = plan
         self.clock = Clock()
-        self.runner = _runner(name, plan, self.clock)
+        self.runner = runner or _runner(name, plan, self.clock)
         limits = EngineLimits(
             max_running_requests=plan.max_running_requests,
             max_encode_tokens=plan.max_encode_tokens,
@@ -113,5 +114,7 @@ def _runner(name: str, plan: Plan, clock: Clock) -> Any:
 
 def _held(runner: Any) -> bool:
     """Whether a runner still holds a request."""
+    if isinstance(runner, PooledRunner):
+        return runner.num_free_pages < runner.num_pages
     held = runner._groups if isinstance(runner, LeanRunner) else runner._admitted
     return bool(held)

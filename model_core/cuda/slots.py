@@ -1,0 +1,95 @@
+"""Where each slot of a pool has its pages, how far it is, and who wrote what it attends to."""
+
+import torch
+from torch import Tensor
+
+from model_core.cuda.pages import SlotPages
+from model_core.transfer import to_device
+
+_LENGTH, _SOURCE_LEN, _PAGES = 0, 1, 2
+
+
+class SlotTable:
+    """One row of numbers per slot, at a fixed address; a slot in use is one of the first.
+
+    A slot moves by moving its row: its pages stay. `ancestry[slot, b, t]` is the beam row that
+    wrote position `t` of the hypothesis which now is row `b`; what lies beyond a slot's length
+    is never read.
+
+    Args:
+        num_slots: Most requests.
+        num_beams: Hypotheses per slot.
+        max_target_len: Longest target.
+        max_source_pages: Most pages of a source.
+        max_target_pages: Most pages of a target.
+        device: Where the caches are.
+
+    Attributes:
+        lengths: [num_slots], int32: tokens of each target, 0 where the slot is empty.
+        source_lens: [num_slots], int32.
+        source_pages: [num_slots, max_source_pages], int32.
+        target_pages: [num_slots, max_target_pages], int32.
+        ancestry: [num_slots, num_beams, max_target_len], int16.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        num_beams: int,
+        *,
+        max_target_len: int,
+        max_source_pages: int,
+        max_target_pages: int,
+        device: torch.device,
+    ) -> None:
+        width = _PAGES + max_source_pages + max_target_pages
+        self._rows = torch.zeros((num_slots, width), dtype=torch.int32, device=device)
+        self._max_source_pages = max_source_pages
+        self.lengths = self._rows[:, _LENGTH]
+        self.source_lens = self._rows[:, _SOURCE_LEN]
+        self.source_pages = self._rows[:, _PAGES : _PAGES + max_source_pages]
+        self.target_pages = self._rows[:, _PAGES + max_source_pages :]
+        shape = (num_slots, num_beams, max_target_len)
+        self.ancestry = torch.zeros(shape, dtype=torch.int16, device=device)
+        self._beams = torch.arange(num_beams, dtype=torch.int16, device=device)
+
+    def put(self, slot: int, length: int, source_len: int, pages: SlotPages) -> None:
+        """Let a slot begin with a target of `length` tokens."""
+        row = torch.zeros(self._rows.shape[1], dtype=torch.int32)
+        row[_LENGTH], row[_SOURCE_LEN] = length, source_len
+        targets = _PAGES + self._max_source_pages
+        row[_PAGES : _PAGES + len(pages.source)] = torch.tensor(pages.source)
+        row[targets : targets + len(pages.target)] = torch.tensor(pages.target)
+        self._rows[slot] = to_device(row, self._rows.device)
+
+    def move(self, source: int, destination: int) -> None:
+        """Copy one slot over another."""
+        self._rows[destination] = self._rows[source]
+        self.ancestry[destination] = self.ancestry[source]
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+        self.lengths[slot] = 0
+
+    def clear_all(self) -> None:
+        """Empty every slot."""
+        self.lengths.zero_()
+
+    def note_writers(self, num_slots: int) -> None:
+        """Every row is the writer of its last position: a part of a step."""
+        # An empty slot writes to position 0, which its next request will write again.
+        last = (self.lengths[:num_slots] - 1).clamp(min=0).long()
+        index = last[:, None, None].expand(-1, len(self._beams), 1)
+        writers = self._beams[None, :, None].expand(num_slots, -1, 1)
+        self.ancestry[:num_slots].scatter_(2, index, writers)
+
+    def choose_parents(self, parents: Tensor) -> None:
+        """Let row `b` of slot `s` continue row `parents[s, b]`; [num_slots, num_beams]."""
+        lineage = self.ancestry[: parents.shape[0]]
+        index = parents[:, :, None].expand(-1, -1, lineage.shape[2])
+        lineage.copy_(lineage.gather(1, index))
+
+    def advance(self, num_slots: int) -> None:
+        """Every target that is not empty grows by a token: a part of a step."""
+        lengths = self.lengths[:num_slots]
+        lengths += lengths > 0
