@@ -16,6 +16,10 @@ _LEAN = (
     "the tokens of generate() in float32; joins the batch at the next step, leaves it at once, "
     "cancelled within one step"
 )
+_CUDA = (
+    "the tokens of generate() in float32; joins the batch once its source is encoded, leaves it "
+    "within two steps, cancelled within one"
+)
 _INT8 = (
     "tokens near those of generate() in float32, whatever else is in the batch; joins the batch at "
     "the next step, leaves it at once, cancelled within one step"
@@ -85,12 +89,15 @@ def _describe(model: ServedModel, tasks: list[Task]) -> ModelInfo:
         tasks=tasks,
         max_source_tokens=model.text.max_source_len,
         max_target_tokens=checkpoint.max_target_len,
+        cache_bytes=model.cache_bytes,
     )
 
 
 def _promise(model: ServedModel) -> str:
     if model.family == GENERATE:
         return _FALLBACK
+    if model.cache_bytes is not None:
+        return _CUDA
     return _INT8 if _dtype(model) == "int8" else _LEAN
 
 

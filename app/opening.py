@@ -63,6 +63,7 @@ def open_service(settings: Settings, *, is_partial: bool = False) -> TextService
         ),
         encoder_cache_bytes=settings.encoder_cache_bytes,
         num_threads=settings.num_threads,
+        cuda_memory_fraction=settings.cuda_memory_fraction,
         observer=metrics,
     )
     routing = Routing(

@@ -356,6 +356,10 @@ class ModelInfo(BaseModel):
     tasks: list[Literal["translate", "summarize"]]
     max_source_tokens: int
     max_target_tokens: int | None
+    cache_bytes: int | None = Field(
+        description="Memory of its attention caches, planned from what was free when it was "
+        "loaded; null where they grow with the requests, up to `max_cache_bytes`."
+    )
 
 
 class ServerInfo(BaseModel):

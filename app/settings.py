@@ -83,7 +83,14 @@ class Settings(BaseSettings):
         4096, ge=1, description="Source tokens encoded between two steps."
     )
     max_cache_bytes: int = Field(
-        2 * 1024**3, ge=1, description="Memory for the attention caches, per model."
+        2 * 1024**3, ge=1, description="Memory for the attention caches, per model, on a CPU."
+    )
+    cuda_memory_fraction: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory, of what the weights leave free, that the attention "
+        "caches of all models get when the server starts; the rest is for everything else.",
     )
     encoder_cache_bytes: int = Field(
         64 * 1024**2,

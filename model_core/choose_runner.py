@@ -8,16 +8,18 @@ import torch
 
 from model_core.batching import may_pad, shares_experts
 from model_core.checkpoint import Checkpoint
+from model_core.choose_lean import make_lean_runner
+from model_core.cuda.checking import PoolSteps
+from model_core.cuda.planning import CudaPlan
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder
 from model_core.errors import CheckpointError
 from model_core.fallback import MAX_BATCH_SIZE, GenerateRunner
 from model_core.families import find_family
 from model_core.generation import GenerationParameters
-from model_core.lean import LeanRunner
 from model_core.request import Request
 from model_core.runner import ModelRunner
-from model_core.self_check import SelfCheck, check_decoder, is_padding_harmless
+from model_core.self_check import GroupSteps, SelfCheck, check_decoder, is_padding_harmless
 
 _logger = logging.getLogger(__name__)
 
@@ -40,11 +42,18 @@ class Choice:
     reason: str | None = None
 
 
-def choose_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> Choice:
+def choose_runner(
+    checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0, cuda: CudaPlan | None = None
+) -> Choice:
     """The family and the runner of a checkpoint: lean where that is shown to be right.
 
     A checkpoint whose architecture has no family, whose own defaults ask for something that the
     lean search lacks, or that fails the self-check, goes through `generate()`.
+
+    Args:
+        checkpoint: What was loaded.
+        encoder_cache_bytes: Bound of the encoder-output cache, 0 for none.
+        cuda: What it may take of its device, for paged caches and captured steps; else None.
 
     Raises:
         CheckpointError: Not even `generate()` can run it, or an option does not fit it: int8 needs
@@ -61,7 +70,7 @@ def choose_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> Ch
             with torch.no_grad():
                 decoder = build(checkpoint.model)
             encoder = _make_encoder(checkpoint)
-            check = _check_decoder(checkpoint, decoder, encoder)
+            check = _check_decoder(checkpoint, decoder, encoder, is_paged=cuda is not None)
             if check.passed and checkpoint.dtype == torch.int8:
                 # Its bound is wide: that the decoder is the right one is shown before, in float32.
                 decoder, encoder = decoder.packed(int8=True), encoder.packed("int8")
@@ -71,11 +80,12 @@ def choose_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> Ch
             reason = f"its self-check could not run: {type(error).__name__}: {error}"
         else:
             if check.passed:
-                lean = LeanRunner(
+                lean = make_lean_runner(
+                    checkpoint,
                     encoder,
                     decoder,
                     encoder_cache_bytes=encoder_cache_bytes,
-                    stop_strings=checkpoint.stop_strings,
+                    cuda=cuda,
                 )
                 return Choice(family, lean)
             reason = (
@@ -93,7 +103,9 @@ def choose_runner(checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0) -> Ch
     return Choice(GENERATE, runner, reason)
 
 
-def _check_decoder(checkpoint: Checkpoint, decoder: Decoder, encoder: Encoder) -> SelfCheck:
+def _check_decoder(
+    checkpoint: Checkpoint, decoder: Decoder, encoder: Encoder, *, is_paged: bool = False
+) -> SelfCheck:
     return check_decoder(
         checkpoint.model,
         decoder,
@@ -101,6 +113,7 @@ def _check_decoder(checkpoint: Checkpoint, decoder: Decoder, encoder: Encoder) -
         vocab_size=checkpoint.vocab_size,
         pad_token_id=checkpoint.defaults.pad_token_id,
         decoder_start_token_id=checkpoint.defaults.decoder_start_token_id,
+        steps_of=PoolSteps if is_paged else GroupSteps,
     )
 
 

@@ -49,7 +49,7 @@ class Engine:
     def __init__(
         self,
         runners: Mapping[str, ModelRunner],
-        limits: EngineLimits,
+        limits: EngineLimits | Mapping[str, EngineLimits],
         *,
         observer: EngineObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -58,12 +58,14 @@ class Engine:
 
         Args:
             runners: Nobody else may call them, apart from `cost_bytes`.
-            limits: Of each checkpoint, not of all together.
+            limits: Of each checkpoint, not of all together: the same for all, or by name.
             observer: Is told what happens; by default nobody.
             clock: Seconds; deadlines are on it.
         """
         self._runners = dict(runners)
-        self._limits = limits
+        self._limits = (
+            dict.fromkeys(runners, limits) if isinstance(limits, EngineLimits) else dict(limits)
+        )
         self._observer = observer or NullObserver()
         self._clock = clock
         self._changed = threading.Condition()  # its lock is the engine's lock
@@ -255,7 +257,7 @@ class Engine:
 
     def _new_served(self) -> dict[str, _Served]:
         runners = self._runners.items()
-        return {name: _Served(name, runner, self._limits) for name, runner in runners}
+        return {name: _Served(name, runner, self._limits[name]) for name, runner in runners}
 
     def _new_request(
         self, source_ids: Sequence[int], parameters: GenerationParameters, deadline: float | None

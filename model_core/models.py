@@ -1,6 +1,7 @@
 """Loaded checkpoints behind one API, whichever way their tokens are made."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -9,11 +10,14 @@ import torch
 
 from model_core.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
 from model_core.choose_runner import GENERATE, choose_runner
+from model_core.cuda.planning import CudaPlan, free_bytes
+from model_core.cuda.runner import PooledRunner
 from model_core.engine import Engine
 from model_core.generation import GenerationLimits
 from model_core.ledger import EngineStats
 from model_core.observer import EngineObserver
 from model_core.request import Output
+from model_core.runner import ModelRunner
 from model_core.scheduler import EngineLimits
 from model_core.text import PreparedSource, TextProcessor
 
@@ -48,6 +52,8 @@ class ServedModel:
         text: Texts to sources and back.
         engine: The engine that runs it.
         reason: Why its family is `generate`; None for the others.
+        cache_bytes: Memory of its attention caches, allocated when it was loaded; None where they
+            grow with the requests.
     """
 
     name: str
@@ -56,6 +62,7 @@ class ServedModel:
     text: TextProcessor
     engine: Engine
     reason: str | None = None
+    cache_bytes: int | None = None
 
     def submit(self, prepared: PreparedSource, *, deadline: float | None = None) -> Future[Output]:
         """Hand a prepared source to the engine; see `Engine.submit`."""
@@ -99,6 +106,7 @@ def load_models(
     *,
     encoder_cache_bytes: int = 0,
     num_threads: int = 0,
+    cuda_memory_fraction: float = 0.8,
     observer: EngineObserver | None = None,
 ) -> ModelSet:
     """Load checkpoints and give each its engine; nothing runs before `ModelSet.start`.
@@ -113,6 +121,9 @@ def load_models(
         generation_limits: What a request may ask for.
         encoder_cache_bytes: Bound of each encoder-output cache, 0 for none.
         num_threads: Threads of torch in this process on a CPU; 0 leaves the choice to torch.
+        cuda_memory_fraction: Share of a CUDA device's memory, of what is free behind the weights,
+            that attention caches get, all checkpoints alike. It takes the place of
+            `limits.max_cache_bytes` there.
         observer: Is told what happens.
 
     Raises:
@@ -126,12 +137,17 @@ def load_models(
         )
         for source in sources
     }
+    plans = _cuda_plans(checkpoints, limits, generation_limits, cuda_memory_fraction)
     choices = {
-        name: choose_runner(checkpoint, encoder_cache_bytes=encoder_cache_bytes)
+        name: choose_runner(
+            checkpoint, encoder_cache_bytes=encoder_cache_bytes, cuda=plans.get(name)
+        )
         for name, checkpoint in checkpoints.items()
     }
     lean = {name: each.runner for name, each in choices.items() if each.family != GENERATE}
-    shared = Engine(lean, limits, observer=observer)
+    shared = Engine(
+        lean, {name: _limits_of(runner, limits) for name, runner in lean.items()}, observer=observer
+    )
     models = {}
     for name, checkpoint in checkpoints.items():
         choice = choices[name]
@@ -139,8 +155,54 @@ def load_models(
         engine = Engine({name: choice.runner}, limits, observer=observer) if own else shared
         _warn_of_lowered_length(checkpoint, generation_limits)
         text = TextProcessor(checkpoint, generation_limits)
-        models[name] = ServedModel(name, choice.family, checkpoint, text, engine, choice.reason)
+        models[name] = ServedModel(
+            name,
+            choice.family,
+            checkpoint,
+            text,
+            engine,
+            choice.reason,
+            choice.runner.cache_bytes if isinstance(choice.runner, PooledRunner) else None,
+        )
     return ModelSet(models)
+
+
+def _cuda_plans(
+    checkpoints: Mapping[str, Checkpoint],
+    limits: EngineLimits,
+    generation_limits: GenerationLimits,
+    fraction: float,
+) -> dict[str, CudaPlan]:
+    """Equal parts of a CUDA device for each checkpoint on it; nothing elsewhere."""
+    on_cuda = {
+        name: checkpoint
+        for name, checkpoint in checkpoints.items()
+        if checkpoint.model.device.type == "cuda"
+    }
+    devices = Counter(checkpoint.model.device for checkpoint in on_cuda.values())
+    parts = {
+        device: int(free_bytes(device) * fraction) // count for device, count in devices.items()
+    }
+    return {
+        name: CudaPlan(
+            num_bytes=parts[checkpoint.model.device],
+            num_slots=limits.max_running_requests,
+            max_source_len=_least(generation_limits.max_source_len, checkpoint.max_source_len),
+            max_target_len=_least(generation_limits.max_target_len, checkpoint.max_target_len),
+            max_num_beams=generation_limits.max_num_beams,
+        )
+        for name, checkpoint in on_cuda.items()
+    }
+
+
+def _least(limit: int, positions: int | None) -> int:
+    return limit if positions is None else min(limit, positions)
+
+
+def _limits_of(runner: ModelRunner, limits: EngineLimits) -> EngineLimits:
+    if isinstance(runner, PooledRunner):
+        return replace(limits, max_cache_bytes=runner.cache_bytes)
+    return limits
 
 
 def _warn_of_lowered_length(checkpoint: Checkpoint, limits: GenerationLimits) -> None:

@@ -103,6 +103,7 @@ class FakeModel:
         self.name = name
         self.family = "bert"
         self.reason = None
+        self.cache_bytes = None
         self._engine = engine
         languages = Languages(sources=pair[:1], targets=pair[1:])
         self.checkpoint = SimpleNamespace(
