@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help venv serve test test-slow test-properties exactness test-gpu check format models-table \
-	bench bench-full bench-sweep growth performance-page
+	bench bench-full bench-sweep bench-gpu growth performance-page
 
 help:
 	@echo "make serve      start the server (settings: TANDEM_*, see README.md)"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench      measure Tandem beside transformers, LitServe and CTranslate2"
 	@echo "make bench-full  the same with everything, for a night and a GPU"
 	@echo "make bench-sweep  try settings of the others"
+	@echo "make bench-gpu  measure everything on a GPU, in under 8 minutes"
 	@echo "make growth     measure how cost grows with the work"
 	@echo "make performance-page  write docs/performance.md from the last runs"
 
@@ -100,6 +101,9 @@ bench-full: $(VENV)/.peers
 
 bench-sweep: $(VENV)/.peers
 	@$(BIN)/python -m benchmarks sweep $(ARGS)
+
+bench-gpu: $(VENV)/.peers
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 growth: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.growth $(ARGS)

@@ -85,6 +85,9 @@ class Library(ABC):
 class Tandem(Library):
     """The engine as the service sets it up, driven step by step as its own thread does."""
 
+    max_running_requests: int | None = None
+    """Other than the server's own choice."""
+
     def load(self) -> None:
         """See `Library`."""
         from app.opening import engine_limits
@@ -98,6 +101,8 @@ class Tandem(Library):
         limits = replace(
             engine_limits(Settings()), max_waiting_requests=10**6, max_waiting_tokens=10**9
         )
+        if self.max_running_requests is not None:
+            limits = replace(limits, max_running_requests=self.max_running_requests)
         source = ModelSource("model", str(self.folder))
         loaded = load_models(
             [source],

@@ -1,0 +1,257 @@
+"""Everything about a GPU in one call: correctness, throughput beside the others, and a step's time.
+
+What does not fit into the minutes it is given is left out, and named.
+"""
+
+import argparse
+import gc
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+
+from benchmarks.checkpoints import build_checkpoint, checkpoint_folder
+from benchmarks.gpu_checks import attention_differences, parity_rate
+from benchmarks.gpu_steps import step_times
+from benchmarks.libraries import CTranslate2, Knobs, Library, Tandem, Transformers
+from benchmarks.results import Results
+from benchmarks.shapes import Shape, bart_like, bert2bert_like, marian_like
+from benchmarks.workloads import WORKLOADS, Item, Workload
+from model_core.checkpoint import CheckpointOptions, load_checkpoint
+from model_core.choose_runner import choose_runner
+from model_core.cuda.planning import CudaPlan, free_bytes
+from model_core.cuda.runner import PooledRunner
+from model_core.generation import GenerationLimits, GenerationOverrides
+from model_core.request import Request
+from model_core.text import TextProcessor
+
+_RESULTS = Path(__file__).with_name("results")
+_DECODED = (
+    "summarize-large-greedy",
+    "summarize-large",
+    "translate",
+    "translate-greedy",
+    "summarize",
+    "bert2bert",
+)
+_READ = ("shipped-translate", "shipped-summarize")
+_BATCH_SIZES = (32, 128)  # of generate() and CTranslate2: the best one counts
+_LENGTH_SLACK = 0.25
+_TINY = {
+    "opus-mt": Shape(96, 95, marian_like(32, 2, 64, 2)),
+    "bart-base": Shape(96, 2, bart_like(32, 2, 64, 2)),
+    "bart-large": Shape(96, 2, bart_like(32, 2, 64, 2)),
+    "bert2bert": Shape(96, 1, bert2bert_like(32, 2, 64, 2)),
+}
+
+
+class Suite:
+    """One run.
+
+    Args:
+        arguments: Of the command line.
+        scratch: For tiny checkpoints.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, scratch: Path) -> None:
+        self._arguments = arguments
+        self._scratch = scratch
+        self._ends_at = time.monotonic() + 60 * arguments.minutes
+        self._knobs = Knobs(device=arguments.device, dtype=arguments.dtype)
+        self._device = torch.device(arguments.device)
+        self._batch_sizes = _BATCH_SIZES[:1] if arguments.tiny else _BATCH_SIZES
+        self.results = Results.new(
+            arguments.output or _RESULTS / f"gpu-{_slug(_name_of(self._device))}.json",
+            gpu=_name_of(self._device),
+            arguments={name: str(value) for name, value in vars(arguments).items()},
+        )
+
+    def run(self) -> None:
+        """All parts, the most telling ones first."""
+        self._try("attention", "all", "difference", self._check_attention)
+        for name in self._arguments.workload:
+            self._try(name, "tandem", "step", partial(self._measure_step, name))
+            self._measure_throughput(name)
+        for name in _READ:
+            for dtype in self._arguments.parity_dtype:
+                self._try(name, dtype, "parity", partial(self._parity, name, dtype))
+
+    def _check_attention(self) -> dict[str, Any]:
+        return dict(attention_differences(self._device))
+
+    def _parity(self, name: str, dtype: str) -> dict[str, Any]:
+        workload = WORKLOADS[name]
+        items = workload.items(self._arguments.num_texts)
+        knobs = replace(self._knobs, dtype=dtype)
+        rate = parity_rate(checkpoint_folder(workload.checkpoint), workload.task, items, knobs)
+        return {"rate": rate, "num_texts": len(items)}
+
+    def _measure_step(self, name: str) -> dict[str, Any]:
+        workload = WORKLOADS[name]
+        items = workload.items(self._arguments.num_items)
+        runner, requests = self._pooled(workload, items)
+        num_steps = 4 if self._arguments.tiny else 40
+        return step_times(runner, requests, num_steps).as_dict()
+
+    def _pooled(
+        self, workload: Workload, items: Sequence[Item]
+    ) -> tuple[PooledRunner, list[Request]]:
+        """A runner with captured steps for these requests."""
+        options: dict[str, Any] = {"device": self._arguments.device, "dtype": self._arguments.dtype}
+        checkpoint = load_checkpoint(str(self._folder(workload)), CheckpointOptions(**options))
+        text = TextProcessor(checkpoint, GenerationLimits())
+        overrides = [GenerationOverrides(**cast(Any, item.parameters)) for item in items]
+        prepared = [
+            text.prepare(item.text, task=workload.task, overrides=each)
+            for item, each in zip(items, overrides, strict=True)
+        ]
+        free = free_bytes(self._device) if self._device.type == "cuda" else 1 << 32
+        plan = CudaPlan(
+            num_bytes=int(0.8 * free),
+            num_slots=len(items),
+            max_source_len=max(len(each.source_ids) for each in prepared),
+            max_target_len=max(each.parameters.max_length for each in prepared) + 64,
+            max_num_beams=items[0].num_beams,
+        )
+        runner = choose_runner(checkpoint, cuda=plan).runner
+        assert isinstance(runner, PooledRunner), "a workload goes through generate()"
+        runner.warm_up([prepared[0].parameters])
+        requests = [
+            Request(str(number), each.source_ids, each.parameters)
+            for number, each in enumerate(prepared)
+        ]
+        return runner, requests
+
+    def _measure_throughput(self, name: str) -> None:
+        items = WORKLOADS[name].items(self._arguments.num_items)
+        for system, library, sizes in (
+            ("tandem", _tandem_with(len(items)), (len(items),)),
+            ("transformers", Transformers, self._batch_sizes),
+            ("ctranslate2", CTranslate2, self._batch_sizes),
+        ):
+            for size in sizes:
+                knobs = replace(self._knobs, max_batch_size=size, length_slack=_LENGTH_SLACK)
+                self._try(
+                    name,
+                    system,
+                    "offline",
+                    partial(self._offline, name, library, knobs, items),
+                )
+            if system != "ctranslate2":
+                self._try(
+                    name,
+                    system,
+                    "alone",
+                    partial(self._offline, name, library, self._knobs, items[:1]),
+                )
+
+    def _offline(
+        self, name: str, library: type[Library], knobs: Knobs, items: Sequence[Item]
+    ) -> dict[str, Any]:
+        """Tokens per second of all requests at once; the best of some rounds after one more."""
+        workload = WORKLOADS[name]
+        loaded = library(self._folder(workload), workload.task, knobs)
+        loaded.decode(items[:2])
+        rates = []
+        for _ in range(self._arguments.num_rounds):
+            started = time.perf_counter()
+            answers = loaded.decode(items)
+            seconds = time.perf_counter() - started
+            rates.append(sum(answer.num_tokens for answer in answers) / seconds)
+        return {"tokens_per_s": rates, "num_items": len(items), "batch_size": knobs.max_batch_size}
+
+    def _folder(self, workload: Workload) -> Path:
+        if not self._arguments.tiny:
+            return checkpoint_folder(workload.checkpoint)
+        folder = self._scratch / workload.checkpoint
+        if not folder.exists():
+            build_checkpoint(_TINY[workload.checkpoint], folder)
+        return folder
+
+    def _try(
+        self, workload: str, system: str, mode: str, measure: Callable[[], dict[str, Any]]
+    ) -> None:
+        """Measure while there is time; what fails is named, and stops nothing else."""
+        if time.monotonic() > self._ends_at:
+            self.results.leave_out(workload, system, mode, "there was no time left")
+            return
+        try:
+            measured = measure()
+        except (ImportError, RuntimeError, ValueError) as error:
+            self.results.leave_out(workload, system, mode, f"{type(error).__name__}: {error}")
+            return
+        finally:
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+        line = {"workload": workload, "system": system, "mode": mode} | measured
+        self.results.add(line)
+        print(line, flush=True)
+
+
+def table(results: Results) -> Iterator[str]:
+    """The best rate of each system, as lines of Markdown."""
+    yield "| workload | requests at once | system | tokens/s | Tandem's ratio |"
+    yield "| --- | ---: | --- | ---: | ---: |"
+    best: dict[tuple[str, str], dict[str, float]] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for each in results.measured:
+        if each["mode"] in ("offline", "alone"):
+            rates = best.setdefault((each["workload"], each["mode"]), {})
+            rates[each["system"]] = max(rates.get(each["system"], 0.0), *each["tokens_per_s"])
+            counts[each["workload"], each["mode"]] = each["num_items"]
+    for key, rates in best.items():
+        for system, rate in rates.items():
+            ratio = f"{rates['tandem'] / rate:.2f}" if "tandem" in rates else ""
+            yield f"| {key[0]} | {counts[key]} | {system} | {rate:.0f} | {ratio} |"
+
+
+def _tandem_with(num_running: int) -> type[Tandem]:
+    class Wide(Tandem):
+        """As many requests together as there are."""
+
+        max_running_requests = num_running
+
+    return Wide
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def main(command_line: Sequence[str] | None = None) -> Results:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--minutes", type=float, default=7.0, help="begin nothing after these")
+    parser.add_argument("--workload", nargs="+", choices=_DECODED, default=list(_DECODED))
+    parser.add_argument("--num-items", type=int, default=128, help="requests at once")
+    parser.add_argument("--num-rounds", type=int, default=2)
+    parser.add_argument("--num-texts", type=int, default=64, help="for the rates of parity")
+    parser.add_argument("--parity-dtype", nargs="*", default=["float32", "bfloat16", "float16"])
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to try it without a GPU")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args(command_line)
+    with TemporaryDirectory() as scratch:
+        suite = Suite(arguments, Path(scratch))
+        suite.run()
+    for line in table(suite.results):
+        print(line)
+    for each in suite.results.missing:
+        print("left out:", each)
+    return suite.results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The measurements of a GPU, tried on a CPU with tiny models."""
+
+from pathlib import Path
+
+from benchmarks.gpu import main, table
+from benchmarks.results import Results
+
+
+def test_one_call_measures_steps_and_throughput_and_names_what_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.json"
+    results = main(
+        [
+            *("--device", "cpu", "--dtype", "float32", "--tiny", "--num-items", "2"),
+            *("--num-rounds", "1", "--workload", "translate", "summarize-large-greedy"),
+            *("--num-texts", "1", "--parity-dtype", "float32", "--output", str(path)),
+        ]
+    )
+    found = {(each["workload"], each["mode"], each["system"]) for each in results.measured}
+    for name in ("translate", "summarize-large-greedy"):
+        assert (name, "step", "tandem") in found
+        for system in ("tandem", "transformers"):
+            assert (name, "offline", system) in found
+            assert (name, "alone", system) in found
+    (attention,) = [each for each in results.measured if each["mode"] == "difference"]
+    assert attention["float32"] < 1e-6  # its rounding alone
+    assert attention["bfloat16"] < 1e-2
+    assert attention["float16"] < 2e-3
+    rates = [each["rate"] for each in results.measured if each["mode"] == "parity"]
+    assert rates == [1.0, 1.0]
+    steps = [each for each in results.measured if each["mode"] == "step"]
+    assert [each["rows"] for each in steps] == [8, 2]
+    assert all(each["whole_ms"] > 0 and each["bytes_limit_ms"] > 0 for each in steps)
+    assert Results.read(path).measured == results.measured
+    assert len(list(table(results))) >= 2 + 8
+
+
+def test_nothing_begins_after_the_minutes_it_was_given(tmp_path: Path) -> None:
+    results = main(
+        ["--device", "cpu", "--tiny", "--minutes", "-1", "--output", str(tmp_path / "gpu.json")]
+    )
+    assert results.measured == []
+    assert {each["reason"] for each in results.missing} == {"there was no time left"}
