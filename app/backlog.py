@@ -1,17 +1,18 @@
 """Texts that were accepted and are not with the engine yet."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app.settings import Settings
 from model_core.errors import QueueFullError
 from model_core.models import ServedModel
-from model_core.request import Output
+from model_core.request import Output, Priority
 from model_core.text import PreparedSource
 
 _FEW = 8  # texts of one list that may wait in the engine: enough to fill slots as they fall free
+_MANY = 8  # times the length of the queue: the further texts of everybody's lists
 _RETRY_AFTER_S = 1.0  # texts that wait for a thread or for room move on within about so long
 
 
@@ -22,6 +23,8 @@ class Line:
     Attributes:
         backlog: Where they wait.
         num_texts: All of them.
+        client: Whose they are.
+        priority: Their class.
         num_submitted: Those that the engine has got.
         num_decoding: Those that the engine has got and not ended.
         turn: Held by the text that is next.
@@ -29,6 +32,8 @@ class Line:
 
     backlog: "Backlog"
     num_texts: int
+    client: str = ""
+    priority: Priority = "interactive"
     num_submitted: int = 0
     num_decoding: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -66,8 +71,9 @@ class Backlog:
 
     A call is refused as a whole or not at all: with its first text, if that finds the engine's
     queue full. Its further texts wait here for room, and leave half of the queue to others. Calls
-    whose first text is on its way, and further texts, are each bounded by the length of the queue;
-    a longer list may wait alone.
+    whose first text is on its way, and further texts of one client, are each bounded by the length
+    of the queue; a longer list may wait alone. The lists of all clients together are bounded by a
+    few times that.
 
     Lives on one event loop. Nobody else may submit to the checkpoint: where its queue is full, a
     text that was submitted here has yet to end, and that wakes whoever waits for room.
@@ -80,14 +86,23 @@ class Backlog:
         self._ended = asyncio.Event()
 
     @contextmanager
-    def line(self, num_texts: int) -> Iterator[Line]:
+    def line(
+        self, num_texts: int, deadline: float, client: str, priority: Priority
+    ) -> Iterator[Line]:
         """Room for the texts of one call.
 
+        Args:
+            num_texts: How many.
+            deadline: Of all of them, on `time.monotonic`.
+            client: Whose they are.
+            priority: Their class.
+
         Raises:
-            QueueFullError: Too many are on their way already.
+            QueueFullError: Too many are on their way already, here or in the engine.
         """
-        self._check_room(num_texts)
-        line = Line(self, num_texts)
+        line = Line(self, num_texts, client, priority)
+        self._check_room(line)
+        self._model.check_room(deadline, client, priority)
         self._lines.add(line)
         try:
             yield line
@@ -114,7 +129,10 @@ class Backlog:
         if not self._is_turn_of(line, source):
             return None
         try:
-            return asyncio.wrap_future(self._model.submit(source, deadline=deadline))
+            future = self._model.submit(
+                source, deadline=deadline, client=line.client, priority=line.priority
+            )
+            return asyncio.wrap_future(future)
         except QueueFullError:
             if line.num_submitted == 0:
                 raise
@@ -137,12 +155,18 @@ class Backlog:
             and 2 * tokens <= self._settings.max_waiting_tokens
         )
 
-    def _check_room(self, num_texts: int) -> None:
+    def _check_room(self, new: Line) -> None:
         most = self._settings.max_waiting_requests
         num_first = sum(line.num_submitted == 0 for line in self._lines)
         if num_first >= most:
             raise QueueFullError(f"the queue is full: {num_first} calls are new", _RETRY_AFTER_S)
-        num_further = sum(line.num_further for line in self._lines)
-        if num_texts > 1 and num_further and num_further + num_texts - 1 > most:
+        if new.num_further:
+            own = [line for line in self._lines if line.client == new.client]
+            self._check_lists(own, new, most)
+            self._check_lists(self._lines, new, _MANY * most)
+
+    def _check_lists(self, lines: Iterable[Line], new: Line, most: int) -> None:
+        num_further = sum(line.num_further for line in lines)
+        if num_further and num_further + new.num_further > most:
             reason = f"{num_further} texts of lists are waiting"
             raise QueueFullError(f"the queue is full: {reason}", _RETRY_AFTER_S)

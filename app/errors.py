@@ -14,9 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from app.invalid_fields import invalid_fields, refused_field
+from app.quota import QuotaExceededError
 from app.schemas import SummarizeRequest, TranslateRequest
 from model_core.errors import (
     DeadlineExceededError,
+    DeadlineUnreachableError,
     EngineClosedError,
     InvalidParameterError,
     InvalidRequestError,
@@ -57,6 +59,15 @@ class BodyTooLargeError(HTTPException):
 
     def __init__(self, max_body_bytes: int) -> None:
         super().__init__(413, f"the body is larger than {max_body_bytes} bytes")
+
+
+class BodyTimeoutError(HTTPException):
+    """A request body that did not come within the operator's time."""
+
+    def __init__(self, receive_s: float) -> None:
+        # What may still come of the body would be taken for a request.
+        headers = {"Connection": "close"}
+        super().__init__(408, f"the body did not come within {receive_s:g} seconds", headers)
 
 
 class ProblemResponse(JSONResponse):
@@ -127,6 +138,12 @@ def _tandem_problem(error: TandemError, detail: str, members: dict[str, object])
             members |= {"errors": [refused_field(error)]}
         case InvalidRequestError():
             status, kind = 422, "invalid-request"
+        case QuotaExceededError():
+            status, kind = 429, "quota-exceeded"
+            headers = _retry_after(error.retry_after_s)
+        case DeadlineUnreachableError():
+            status, kind = 503, "deadline-unreachable"
+            headers = _retry_after(error.retry_after_s)
         case QueueFullError():
             status, kind = 503, "queue-full"
             headers = _retry_after(error.retry_after_s)
@@ -162,6 +179,8 @@ async def _on_http_exception(request: Request, error: Exception) -> ProblemRespo
     assert isinstance(error, HTTPException)
     if isinstance(error, BodyTooLargeError):
         kind = "body-too-large"
+    elif isinstance(error, BodyTimeoutError):
+        kind = "body-timeout"
     else:
         kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return problem(error.status_code, kind, _detail(error), headers=error.headers)

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from app.errors import add_error_handlers
 from app.lifespan import lifespan_of
-from app.middleware import BodyLimit
+from app.middleware import BodyLimit, Goodbye
 from app.openapi import show_bounds
 from app.opening import open_service as _open_service
 from app.routers import info, metrics, summarize, translate
@@ -31,7 +31,10 @@ def create_app(
         version=version("tandem-serve"),
         lifespan=lifespan_of(open_service or partial(_open_service, settings)),
     )
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_body_bytes=settings.max_body_bytes, receive_s=settings.receive_s
+    )
+    app.add_middleware(Goodbye)
     add_error_handlers(app)
     app.include_router(info.router)
     app.include_router(metrics.router)

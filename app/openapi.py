@@ -10,8 +10,10 @@ from app.settings import Settings
 
 _DESCRIPTIONS = {
     400: "The body is no JSON.",
+    408: "The body did not come in time.",
     413: "The body is larger than the server takes.",
     422: "The request can never be served as it is; the problem names the field.",
+    429: "The client has sent more texts than it may; `Retry-After` says when to come back.",
     500: "The request failed; the problem has an id that finds it in the log.",
     503: "Too much is waiting, or the server is draining; `Retry-After` says when to come back.",
     504: "The request was not finished in its time.",

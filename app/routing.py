@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from itertools import product
 
+from model_core.engine import Engine
 from model_core.errors import UnknownLanguageError
 from model_core.language_tags import match_language
 from model_core.models import ModelSet, ServedModel
@@ -30,17 +31,17 @@ class Routing:
         return tuple(self._loaded.models.values())
 
     @property
-    def is_alive(self) -> bool:
-        """Whether the engine's loop runs."""
-        return self._loaded.is_alive
+    def engines(self) -> tuple[Engine, ...]:
+        """What runs the checkpoints."""
+        return self._loaded.engines
 
     def start(self) -> None:
         """Begin to answer."""
         self._loaded.start()
 
-    def close(self) -> None:
-        """Stop after the step that runs."""
-        self._loaded.close()
+    def close(self, timeout_s: float | None = None) -> None:
+        """Stop after the step that runs, or without it once the time is over."""
+        self._loaded.close(timeout_s)
 
     def translator(self, source_lang: str | None, target_lang: str | None) -> ServedModel:
         """The first checkpoint that knows the pair.

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from model_core.bounds import BIAS, BOUNDS, DECAY_FACTOR, MAX_RUN_LEN, Bound
 from model_core.generation import GenerationOverrides
-from model_core.request import FinishReason
+from model_core.request import FinishReason, Priority
 
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1)]
@@ -207,6 +207,11 @@ class TextRequest(RequestBody):
     timeout_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Time for the whole call; beyond: 504. Left out: the server's default."
     )
+    priority: Priority | None = Field(
+        None,
+        description="Where calls have to wait, `interactive` ones go before `bulk` ones, which "
+        "keep a small share. Left out: `interactive` for one text, `bulk` for a list.",
+    )
     target_prefix: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="What every answer begins with; the rest continues it."
     )
@@ -323,7 +328,7 @@ class SummarizeResponse(BaseModel):
 class Status(BaseModel):
     """Answer of `GET /health` and `GET /ready`."""
 
-    status: Literal["ok", "ready", "draining", "dead"]
+    status: Literal["ok", "ready", "draining", "rebuilding", "stuck", "dead"]
 
 
 class Problem(BaseModel):

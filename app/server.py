@@ -1,5 +1,6 @@
 """The server process: binds, loads, serves, drains."""
 
+import asyncio
 import logging
 import signal
 import socket
@@ -10,10 +11,12 @@ from types import FrameType
 
 import uvicorn
 
+from app.connection import connections_with, most_connections
 from app.factory import create_app
 from app.opening import open_service
 from app.service import TextService
 from app.settings import Settings
+from app.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     Raises:
         OSError: The address cannot be bound.
         CheckpointError: A checkpoint cannot be loaded.
-        SystemExit: The server did not start; the log says why.
+        SystemExit: The server did not start, or has lost its device; the log says why.
     """
     # Before the weights: a port in use fails fast.
     with _bind(settings.host, settings.port) as listener:
@@ -47,6 +50,13 @@ def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str]
         access_log=False,  # it would log client addresses
         server_header=False,
         lifespan="on",
+        http=connections_with(
+            receive_s=settings.receive_s,
+            send_s=settings.send_s,
+            max_connections=most_connections(),
+        ),
+        ws="none",
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )
     host, port = listener.getsockname()[:2]
@@ -55,9 +65,9 @@ def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str]
     # uvicorn repeats the signal once it has shut down: that must end the process with 0.
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, _exit)
-    server = _Server(config, service, settings.drain_s, ready)
+    server = _Server(config, service, settings, ready)
     server.run(sockets=[listener])
-    if not server.started:
+    if not server.started or service.is_lost:
         sys.exit(1)
 
 
@@ -72,26 +82,40 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         service: TextService,
-        drain_s: float,
+        settings: Settings,
         ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._service = service
-        self._drain_s = drain_s
+        self._settings = settings
         self._ready = ready
+        self._watchdog = Watchdog(service)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
 
+    async def on_tick(self, counter: int) -> bool:
+        self._watchdog.look()
+        return self._service.is_lost or await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if signal.SIGTERM in self._captured_signals:
+            await self._leave()
         logger.info("draining")
-        if not await self._service.drain(self._drain_s):
-            logger.warning("calls in flight after %g s end with an error", self._drain_s)
+        drain_s = self._settings.drain_s
+        if not await self._service.drain(drain_s):
+            logger.warning("calls in flight after %g s end with an error", drain_s)
             await self._service.close()
         await super().shutdown(sockets)
         logger.info("stopped")
+
+    async def _leave(self) -> None:
+        """Give load balancers the time to see that calls should go elsewhere."""
+        logger.info("leaving")
+        self._service.leave()
+        await asyncio.sleep(self._settings.lame_duck_s)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

@@ -11,8 +11,10 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from app.backlog import Backlog, Line
+from app.caller import Caller
 from app.errors import TextError
 from app.metrics import Metrics, Outcome
+from app.quota import Quota, QuotaExceededError
 from app.routing import Routing
 from app.schemas import (
     Alternative,
@@ -25,6 +27,7 @@ from app.schemas import (
     Usage,
 )
 from app.settings import Settings
+from model_core.engine import Engine
 from model_core.errors import (
     DeadlineExceededError,
     EngineClosedError,
@@ -35,12 +38,17 @@ from model_core.errors import (
 )
 from model_core.generation import Task
 from model_core.models import ServedModel
-from model_core.request import Output
+from model_core.request import Output, Priority
 from model_core.text import PreparedSource
 
 # Tokenizers release the GIL but not the cores: more threads would only take time from decoding.
 _NUM_TEXT_THREADS = 2
+_LAST_STEP_S = 10.0  # for the step that runs when the service is closed
 _NO_MODEL = "none"  # a call that was refused before it was known who would answer it
+
+_OPERATOR = Caller()
+
+ServiceStatus = Literal["ready", "draining", "rebuilding", "stuck", "dead"]
 
 _T = TypeVar("_T")
 
@@ -52,6 +60,7 @@ class _Call:
     Attributes:
         task: What it asks for.
         body: What came in.
+        caller: Who sent it.
         source_lang: As the caller wrote it.
         target_lang: As the caller wrote it.
         started: `time.monotonic()` at its beginning.
@@ -62,12 +71,18 @@ class _Call:
 
     task: Task
     body: TextRequest
+    caller: Caller
     source_lang: str | None = None
     target_lang: str | None = None
     started: float = field(default_factory=time.monotonic)
     deadline: float = math.inf
     model_name: str = _NO_MODEL
     text_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def priority(self) -> Priority:
+        """What was asked for; else a list can wait and a single text cannot."""
+        return self.body.priority or ("interactive" if len(self.body.texts) == 1 else "bulk")
 
 
 class TextService:
@@ -82,18 +97,43 @@ class TextService:
         self.metrics = metrics
         self._text_threads = ThreadPoolExecutor(_NUM_TEXT_THREADS, "tandem-text")
         self._backlogs = {model.name: Backlog(model, settings) for model in routing.models}
-        self._state: Literal["open", "draining", "closed"] = "open"
+        self._quota = Quota(settings.quota_texts_per_minute)
+        self._state: Literal["open", "leaving", "draining", "closed"] = "open"
         self._in_flight: set[asyncio.Timeout] = set()  # of each call, its time
         self._idle = asyncio.Event()
         self._idle.set()
         metrics.watch(lambda: {model.name: model.stats() for model in routing.models})
 
     @property
-    def status(self) -> Literal["ready", "draining", "dead"]:
-        """Whether calls are taken, no longer taken, or can no longer be answered."""
-        if not self.routing.is_alive:
+    def status(self) -> ServiceStatus:
+        """Whether calls should be sent here; if not, why."""
+        status = self._engine_status
+        return "draining" if status == "ready" and self.is_leaving else status
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether only another process can go on."""
+        return any(engine.condition == "lost" for engine in self.routing.engines)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether whoever comes next should go elsewhere."""
+        return self._state != "open"
+
+    @property
+    def stuck(self) -> tuple[Engine, ...]:
+        """Engines that have been at one step for too long."""
+        most = self.settings.stuck_s
+        return tuple(each for each in self.routing.engines if each.turn_s > most)
+
+    @property
+    def _engine_status(self) -> Literal["ready", "rebuilding", "stuck", "dead"]:
+        conditions = {engine.condition for engine in self.routing.engines}
+        if conditions & {"dead", "lost"}:
             return "dead"
-        return "ready" if self._state == "open" else "draining"
+        if self.stuck:
+            return "stuck"
+        return "rebuilding" if "rebuilding" in conditions else "ready"
 
     @property
     def num_in_flight(self) -> int:
@@ -103,6 +143,11 @@ class TextService:
     def start(self) -> None:
         """Begin to answer."""
         self.routing.start()
+
+    def leave(self) -> None:
+        """Say that calls should go elsewhere, and still take those that come."""
+        if self._state == "open":
+            self._state = "leaving"
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no further call and wait for those in flight; whether all of them ended in time.
@@ -119,25 +164,34 @@ class TextService:
         return True
 
     async def close(self) -> None:
-        """Stop the engine after the step that runs; calls in flight end with EngineClosedError."""
+        """Stop the engine after the step that runs; calls in flight end with EngineClosedError.
+
+        A step that hangs is left behind.
+        """
+        if self._state == "closed":
+            return
         self._state = "closed"
         now = asyncio.get_running_loop().time()
         for limit in self._in_flight:
             limit.reschedule(now)
-        await asyncio.to_thread(self.routing.close)
+        await asyncio.to_thread(self.routing.close, _LAST_STEP_S)
         self._text_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def translate(self, body: TranslateRequest) -> TranslateResponse:
+    async def translate(
+        self, body: TranslateRequest, caller: Caller = _OPERATOR
+    ) -> TranslateResponse:
         """Translate every text of a call with the checkpoint of its language pair."""
-        call = _Call("translate", body, body.source_lang, body.target_lang)
+        call = _Call("translate", body, caller, body.source_lang, body.target_lang)
         with self._counted(call):
             model = self.routing.translator(body.source_lang, body.target_lang)
             answers = await self._answer(call, model)
         return TranslateResponse(model=model.name, translations=answers, usage=_usage(answers))
 
-    async def summarize(self, body: SummarizeRequest) -> SummarizeResponse:
+    async def summarize(
+        self, body: SummarizeRequest, caller: Caller = _OPERATOR
+    ) -> SummarizeResponse:
         """Summarize every text of a call."""
-        call = _Call("summarize", body)
+        call = _Call("summarize", body, caller)
         with self._counted(call):
             model = self.routing.summarizer()
             answers = await self._answer(call, model)
@@ -145,10 +199,13 @@ class TextService:
 
     async def _answer(self, call: _Call, model: ServedModel) -> list[Answer]:
         call.model_name = model.name
-        timeout_s = self._check(call.body)
+        timeout_s = self._check(call)
         call.deadline = call.started + timeout_s
         async with self._within(timeout_s):
-            with self._backlogs[model.name].line(len(call.body.texts)) as line:
+            with self._backlogs[model.name].line(
+                len(call.body.texts), call.deadline, call.caller.client, call.priority
+            ) as line:
+                self._quota.take(call.caller.client, len(call.body.texts))
                 sources = await self._prepare(call, model)
                 answers = await _gather(
                     [
@@ -159,18 +216,24 @@ class TextService:
         self._count_answers(call, answers)
         return answers
 
-    def _check(self, body: TextRequest) -> float:
+    def _check(self, call: _Call) -> float:
         """The time that a call has, if it is taken."""
-        if self.status != "ready":
+        if self._engine_status != "ready" or self._state in ("draining", "closed"):
             raise EngineClosedError(f"the server is {self.status}")
-        max_texts = self.settings.max_texts_per_request
-        if len(body.texts) > max_texts:
-            raise InvalidParameterError("text", f"{len(body.texts)} texts", f"at most {max_texts}")
-        timeout_s = body.timeout_s or self.settings.default_timeout_s
-        if timeout_s > self.settings.max_timeout_s:
-            expected = f"at most {self.settings.max_timeout_s:g} seconds"
-            raise InvalidParameterError("timeout_s", timeout_s, expected)
-        return timeout_s
+        num_texts, max_texts = len(call.body.texts), self.settings.max_texts_per_request
+        if num_texts > max_texts:
+            raise InvalidParameterError("text", f"{num_texts} texts", f"at most {max_texts}")
+        return self._timeout_of(call)
+
+    def _timeout_of(self, call: _Call) -> float:
+        """The smaller of what the field and the header ask for."""
+        asked_for = {"timeout_s": call.body.timeout_s, "X-Request-Timeout": call.caller.timeout_s}
+        given = {field: seconds for field, seconds in asked_for.items() if seconds is not None}
+        for field_name, seconds in given.items():
+            if seconds > self.settings.max_timeout_s:
+                expected = f"at most {self.settings.max_timeout_s:g} seconds"
+                raise InvalidParameterError(field_name, seconds, expected)
+        return min(given.values(), default=self.settings.default_timeout_s)
 
     @asynccontextmanager
     async def _within(self, timeout_s: float) -> AsyncIterator[None]:
@@ -307,7 +370,7 @@ def _outcome_of(error: BaseException) -> Outcome:
             return "cancelled"
         case InvalidRequestError():
             return "invalid"
-        case QueueFullError() | EngineClosedError():
+        case QueueFullError() | QuotaExceededError() | EngineClosedError():
             return "refused"
         case DeadlineExceededError():
             return "expired"

@@ -119,8 +119,32 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Time for a call that names no `timeout_s`; then: 504."
     )
     max_timeout_s: float = Field(600.0, gt=0, description="Largest `timeout_s` of a call.")
+    quota_texts_per_minute: int = Field(
+        0, ge=0, description="Texts that one client may send within a minute; beyond: 429. 0: any."
+    )
+    receive_s: float = Field(
+        30.0,
+        gt=0,
+        description="Time for the head of a request, and again for its body, to come; then: 408.",
+    )
+    send_s: float = Field(
+        30.0, gt=0, description="Time for a client to read its answer; then it is cut off."
+    )
+    keep_alive_s: int = Field(
+        75, ge=1, description="Time that an idle connection is kept; longer than a proxy keeps it."
+    )
+    stuck_s: float = Field(
+        120.0,
+        gt=0,
+        description="Time after which one decoder step counts as stuck: `/health` fails.",
+    )
+    lame_duck_s: float = Field(
+        5.0,
+        ge=0,
+        description="Time after SIGTERM in which `/ready` fails while calls are still taken.",
+    )
     drain_s: float = Field(
-        30.0, ge=0, description="Time for calls in flight to finish after SIGTERM; beyond: 503."
+        30.0, ge=0, description="Time for calls in flight to finish after that; beyond: 503."
     )
 
     @field_validator("translate_model", "summarize_model", mode="before")

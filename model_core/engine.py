@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Literal
 
 from model_core.errors import (
     DeadlineExceededError,
+    DeviceLostError,
     EngineClosedError,
     InvalidParameterError,
     RequestFailedError,
@@ -21,12 +23,17 @@ from model_core.in_flight import Subscription
 from model_core.isolation import IsolatingRunner
 from model_core.ledger import EngineStats, Ledger
 from model_core.observer import EngineObserver, NullObserver, Outcome
-from model_core.request import Output, Request, RequestStatus
+from model_core.request import Output, Priority, Request, RequestStatus
 from model_core.runner import ModelRunner, StepReport
 from model_core.scheduler import EngineLimits
 
 _logger = logging.getLogger(__name__)
 _request_numbers = itertools.count(1)
+
+Condition = Literal["ready", "rebuilding", "dead", "lost"]
+
+_MAX_DEATHS = 3  # of the loop within the time below: then it is not worth a further attempt
+_DEATHS_WITHIN_S = 60.0
 
 
 class _Served:
@@ -70,6 +77,10 @@ class Engine:
         self._clock = clock
         self._changed = threading.Condition()  # its lock is the engine's lock
         self._state: Literal["open", "draining", "closed"] = "open"
+        self._is_rebuilding = False
+        self._is_lost = False
+        self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS + 1)
+        self._turn_began: float | None = None
         self._num_unended = 0
         self._thread: threading.Thread | None = None
         self._served = self._new_served()
@@ -81,6 +92,8 @@ class Engine:
         parameters: GenerationParameters,
         *,
         deadline: float | None = None,
+        client: str = "",
+        priority: Priority = "interactive",
     ) -> Future[Output]:
         """Accept a request, from any thread; identical requests in flight share the work.
 
@@ -89,6 +102,8 @@ class Engine:
             source_ids: Encoder-side tokens, special tokens included.
             parameters: Fully resolved.
             deadline: On the engine's clock (`time.monotonic`), for this caller alone.
+            client: Whose turn it takes; empty where nobody is named.
+            priority: Its class.
 
         Returns:
             A future that ends exactly once. Cancelling it gives the work up, unless somebody else
@@ -96,15 +111,19 @@ class Engine:
 
         Raises:
             InvalidRequestError: It can never be served.
-            QueueFullError: Too much is waiting.
+            QueueFullError: Too much is waiting, or too much for its deadline.
             DeadlineExceededError: The deadline has passed already.
             EngineClosedError: The engine takes nothing new.
         """
         request = self._new_request(source_ids, parameters, deadline)
+        request.client = client
+        request.priority = priority
         cost_bytes = self._runner_of(model).cost_bytes(request)
         with self._changed:
             if self._state != "open":
                 raise EngineClosedError(f"the engine is {self._state}")
+            if self._is_rebuilding:
+                raise EngineClosedError("the engine is being rebuilt")
             served = self._served[model]
             subscription = served.ledger.subscribe(request, cost_bytes)
             self._num_unended += 1
@@ -113,6 +132,17 @@ class Engine:
             self._observer.coalesced(model)
         subscription.future.add_done_callback(partial(self._on_done, served, subscription))
         return subscription.future
+
+    def check_room(
+        self, model: str, deadline: float, client: str = "", priority: Priority = "interactive"
+    ) -> None:
+        """Refuse a request of any size that would be refused; spares the work of preparing it.
+
+        Raises:
+            QueueFullError: Too much is waiting, or too much for its deadline.
+        """
+        with self._changed:
+            self._served[model].ledger.check_room(client, priority, deadline, self._clock())
 
     def stats(self, model: str) -> EngineStats:
         """The load of one checkpoint."""
@@ -124,6 +154,26 @@ class Engine:
         """Whether the loop runs in its thread."""
         thread = self._thread
         return thread is not None and thread.is_alive() and self._state != "closed"
+
+    @property
+    def condition(self) -> Condition:
+        """Whether requests are decoded, will be soon, never again, or only by another process."""
+        if self._is_lost:
+            return "lost"
+        if not self.is_alive:
+            return "dead"
+        return "rebuilding" if self._is_rebuilding else "ready"
+
+    @property
+    def turn_s(self) -> float:
+        """How long the turn of a checkpoint that is under way has taken so far, in seconds."""
+        began = self._turn_began
+        return 0.0 if began is None else self._clock() - began
+
+    @property
+    def thread_id(self) -> int | None:
+        """Of the loop's thread, to look at its stack; None where it does not run."""
+        return None if self._thread is None else self._thread.ident
 
     @property
     def is_draining(self) -> bool:
@@ -142,6 +192,7 @@ class Engine:
             for runner in self._runners.values():
                 runner.reset()
             self._state = "open"
+            self._deaths.clear()
         self._thread = threading.Thread(target=self._run_loop, name="tandem-engine", daemon=True)
         self._thread.start()
 
@@ -170,7 +221,7 @@ class Engine:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout)
-        self._end_everything()
+        self._close_for_good()
 
     def step(self) -> bool:
         """One iteration of the loop: every checkpoint that has work takes one turn.
@@ -180,7 +231,9 @@ class Engine:
         """
         busy = [served for served in self._served.values() if served.ledger.has_work]
         for served in busy:
+            self._turn_began = self._clock()
             self._take_turn(served)
+        self._turn_began = None
         return bool(busy)
 
     def _take_turn(self, served: _Served) -> None:
@@ -206,7 +259,7 @@ class Engine:
             return ()
         now = self._clock()
         with self._changed:
-            admitted = served.ledger.admit()
+            admitted = served.ledger.admit(now)
         for request in admitted:
             self._observer.admitted(served.name, now - request.submitted_at)
         return admitted
@@ -225,8 +278,14 @@ class Engine:
         return report
 
     def _deliver(self, served: _Served, report: StepReport) -> None:
+        if overload := served.runner.pop_overload():
+            _logger.error("%s: memory lacked for %d requests", served.name, overload)
+            with self._changed:
+                served.ledger.shrink(overload)
         for request, output in report.finished:
-            for subscription in self._end(served, request, RequestStatus.FINISHED):
+            for subscription in self._end(
+                served, request, RequestStatus.FINISHED, len(output.best.token_ids)
+            ):
                 subscription.answer(output)
         for request in served.runner.pop_failed():
             for subscription in self._end(served, request, RequestStatus.FAILED):
@@ -234,12 +293,41 @@ class Engine:
 
     def _run_loop(self) -> None:
         try:
+            while not self._run_until_closed():
+                self._rebuild()
+        except DeviceLostError:
+            _logger.exception("the device is lost")
+            self._is_lost = True
+        except Exception:
+            _logger.exception("the engine cannot be rebuilt")
+        finally:
+            self._close_for_good()
+
+    def _run_until_closed(self) -> bool:
+        """Whether the loop ended because it was told to, and did not die."""
+        try:
             while self._wait_for_work():
                 self.step()
+        except DeviceLostError:
+            raise
         except Exception:
             _logger.exception("the engine's loop died")
-        finally:
-            self._end_everything()
+            return False
+        return True
+
+    def _rebuild(self) -> None:
+        """Begin afresh over the loaded checkpoints; what was in flight ends with an error."""
+        now = self._clock()
+        self._deaths.append(now)
+        self._turn_began = None
+        self._is_rebuilding = True
+        self._end_everything()
+        if len(self._deaths) > _MAX_DEATHS and now - self._deaths[0] < _DEATHS_WITHIN_S:
+            raise RuntimeError(f"the loop died {len(self._deaths)} times")
+        for runner in self._runners.values():
+            runner.reset()
+        self._is_rebuilding = False
+        _logger.warning("the engine was rebuilt")
 
     def _wait_for_work(self) -> bool:
         """Block while nothing is in flight; false once the engine was closed.
@@ -281,11 +369,15 @@ class Engine:
         return self._runners[model]
 
     def _end(
-        self, served: _Served, request: Request, status: RequestStatus
+        self,
+        served: _Served,
+        request: Request,
+        status: RequestStatus,
+        num_steps: int | None = None,
     ) -> frozenset[Subscription]:
         now = self._clock()
         with self._changed:
-            return served.ledger.end(request, status, now)
+            return served.ledger.end(request, status, now, num_steps)
 
     def _on_done(self, served: _Served, subscription: Subscription, future: Future[Output]) -> None:
         """Count an ended future, and take back one that its caller cancelled."""
@@ -298,10 +390,16 @@ class Engine:
         outcome, output = _outcome_of(future)
         self._observer.ended(served.name, outcome, output)
 
+    def _close_for_good(self) -> None:
+        with self._changed:
+            self._state = "closed"
+            self._turn_began = None
+            self._is_rebuilding = False
+        self._end_everything()
+
     def _end_everything(self) -> None:
         """End every request with an error and begin afresh: the loop is gone, or hangs."""
         with self._changed:
-            self._state = "closed"
             waiting = [each for served in self._served.values() for each in served.ledger.end_all()]
             self._served = self._new_served()
         for subscription in waiting:

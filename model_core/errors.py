@@ -8,6 +8,7 @@ TandemError
 │   ├── RequestTooLargeError     needs more cache than there is
 │   └── UnknownLanguageError     a language (pair) that the checkpoint does not know
 ├── QueueFullError               refused early: no room to wait
+│   └── DeadlineUnreachableError  refused early: it would be waited for in vain
 ├── DeadlineExceededError        accepted, but not finished in time
 ├── RequestFailedError           its own step raised; its batch mates go on
 ├── EngineClosedError            draining, stopped or dead: nothing new is taken
@@ -91,6 +92,17 @@ class QueueFullError(TandemError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class DeadlineUnreachableError(QueueFullError):
+    """So much is waiting that the request would not be finished within its time."""
+
+    def __init__(self, expected_s: float, retry_after_s: float) -> None:
+        super().__init__(
+            f"too much is waiting: an answer is expected after {expected_s:.1f} seconds, which is "
+            "beyond the time of the request",
+            retry_after_s,
+        )
 
 
 class DeadlineExceededError(TandemError):

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from model_core.errors import DeviceLostError
+from model_core.memory import is_out_of_memory
 from model_core.request import Request
 from model_core.runner import EncodeReport, ModelRunner, StepReport
 
@@ -19,8 +20,9 @@ class IsolatingRunner:
     When the runner raises, everything it held is suspect: the runner is reset and the suspects
     are re-run from their sources, half of them at a time, and halves that fail are halved again.
     A request that fails alone is at fault; the others finish as if nothing had happened. A failure
-    that comes from the size of the batch, such as a lack of memory, heals in this way too. A device
-    that is lost is nobody's fault: that error goes on to the engine.
+    that comes from the size of the batch, such as a lack of memory, heals in this way too, and
+    `pop_overload` tells how many were too many. A device that is lost is nobody's fault: that
+    error goes on to the engine.
 
     Meanwhile nothing else may be admitted (`is_isolating`): a suspect in ever new company would
     never be found. Called by the engine's thread only.
@@ -31,6 +33,7 @@ class IsolatingRunner:
         self._running: dict[Request, None] = {}  # a set that keeps the order of admission
         self._suspects: deque[_Requests] = deque()
         self._failed: list[Request] = []
+        self._overload = 0
         self._is_isolating = False
 
     @property
@@ -50,8 +53,9 @@ class IsolatingRunner:
             return self._runner.admit(newcomers)
         except DeviceLostError:
             raise
-        except Exception:
+        except Exception as error:
             _logger.exception("encoding failed with requests %s", _ids(newcomers))
+            self._note_overload(error)
             self._isolate(*((earlier, newcomers) if earlier else _halves(newcomers)))
             return EncodeReport()
 
@@ -63,8 +67,9 @@ class IsolatingRunner:
             report = self._runner.step()
         except DeviceLostError:
             raise
-        except Exception:
+        except Exception as error:
             _logger.exception("a step failed with requests %s", _ids(self._running))
+            self._note_overload(error)
             self._isolate(*_halves(tuple(self._running)))
             return StepReport((), 0)
         for request in (*report.failed, *(request for request, _ in report.finished)):
@@ -94,6 +99,16 @@ class IsolatingRunner:
         failed = tuple(self._failed)
         self._failed.clear()
         return failed
+
+    def pop_overload(self) -> int:
+        """How many requests lacked memory together since the last call; 0 where none did."""
+        overload, self._overload = self._overload, 0
+        return overload
+
+    def _note_overload(self, error: Exception) -> None:
+        if is_out_of_memory(error):
+            smaller = min(self._overload or len(self._running), len(self._running))
+            self._overload = smaller
 
     def _next_suspects(self) -> _Requests:
         return self._suspects.popleft() if self._suspects and not self._running else ()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from model_core.in_flight import InFlight, Subscription
-from model_core.request import Request, RequestStatus
+from model_core.request import Priority, Request, RequestStatus
 from model_core.scheduler import EngineLimits, Scheduler
 
 
@@ -14,7 +14,7 @@ class EngineStats:
     Attributes:
         waiting: Requests in the queue.
         running: Requests that hold a slot.
-        slots_total: Slots there are.
+        slots_total: Slots there are; fewer than the limit after a lack of memory.
         waiting_tokens: Source tokens in the queue.
         reserved_bytes: Cache bytes reserved by running requests.
     """
@@ -38,7 +38,6 @@ class Ledger:
     """
 
     def __init__(self, limits: EngineLimits) -> None:
-        self._limits = limits
         self._scheduler = Scheduler(limits)
         self._in_flight = InFlight()
         self._leaving: dict[Request, None] = {}  # a set that keeps its order
@@ -54,7 +53,7 @@ class Ledger:
         return EngineStats(
             waiting=self._scheduler.num_waiting,
             running=self._scheduler.num_running,
-            slots_total=self._limits.max_running_requests,
+            slots_total=self._scheduler.num_slots,
             waiting_tokens=self._scheduler.waiting_tokens,
             reserved_bytes=self._scheduler.reserved_bytes,
         )
@@ -80,7 +79,13 @@ class Ledger:
         if shared is None:
             self._scheduler.enqueue(request, cost_bytes, request.submitted_at)
             self._in_flight.add(request)
+        elif request.priority == "interactive":
+            self._scheduler.promote(shared)
         return self._in_flight.subscribe(shared or request, request.deadline)
+
+    def check_room(self, client: str, priority: Priority, deadline: float, now: float) -> None:
+        """See `Scheduler.check_room`."""
+        self._scheduler.check_room(client, priority, deadline, now)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """A caller cancelled; nothing happens where the request has ended already."""
@@ -94,9 +99,9 @@ class Ledger:
             self._cancel_if_unneeded(subscription.request)
         return expired
 
-    def admit(self) -> tuple[Request, ...]:
+    def admit(self, now: float) -> tuple[Request, ...]:
         """Give slots to the requests that join at the next step."""
-        admitted = self._scheduler.admit()
+        admitted = self._scheduler.admit(now)
         for request in admitted:
             request.status = RequestStatus.RUNNING
         return admitted
@@ -106,10 +111,16 @@ class Ledger:
         del self._leaving[request]
         self._scheduler.remove(request)
 
-    def end(self, request: Request, status: RequestStatus, now: float) -> frozenset[Subscription]:
+    def shrink(self, num_requests: int) -> None:
+        """Admit fewer from now on: so many were more than the memory holds."""
+        self._scheduler.shrink(num_requests)
+
+    def end(
+        self, request: Request, status: RequestStatus, now: float, num_steps: int | None = None
+    ) -> frozenset[Subscription]:
         """Free the slot of a request that finished or failed; gives whoever waits for it."""
         self._leaving.pop(request, None)
-        self._scheduler.finish(request, now)
+        self._scheduler.finish(request, now, num_steps)
         if request.status is RequestStatus.RUNNING:
             request.status = status
         return self._in_flight.end(request)

@@ -16,7 +16,7 @@ from model_core.engine import Engine
 from model_core.generation import GenerationLimits
 from model_core.ledger import EngineStats
 from model_core.observer import EngineObserver
-from model_core.request import Output
+from model_core.request import Output, Priority
 from model_core.runner import ModelRunner
 from model_core.scheduler import EngineLimits
 from model_core.text import PreparedSource, TextProcessor
@@ -64,11 +64,27 @@ class ServedModel:
     reason: str | None = None
     cache_bytes: int | None = None
 
-    def submit(self, prepared: PreparedSource, *, deadline: float | None = None) -> Future[Output]:
+    def submit(
+        self,
+        prepared: PreparedSource,
+        *,
+        deadline: float | None = None,
+        client: str = "",
+        priority: Priority = "interactive",
+    ) -> Future[Output]:
         """Hand a prepared source to the engine; see `Engine.submit`."""
         return self.engine.submit(
-            self.name, prepared.source_ids, prepared.parameters, deadline=deadline
+            self.name,
+            prepared.source_ids,
+            prepared.parameters,
+            deadline=deadline,
+            client=client,
+            priority=priority,
         )
+
+    def check_room(self, deadline: float, client: str, priority: Priority) -> None:
+        """Refuse what the engine would refuse for want of room; see `Engine.check_room`."""
+        self.engine.check_room(self.name, deadline, client, priority)
 
     def stats(self) -> EngineStats:
         """The load of this checkpoint."""
@@ -80,22 +96,21 @@ class ModelSet:
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
         self.models = dict(models)
-        self._engines = list(dict.fromkeys(model.engine for model in models.values()))
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the loop of every engine runs."""
-        return all(engine.is_alive for engine in self._engines)
+        self.engines = tuple(dict.fromkeys(model.engine for model in models.values()))
 
     def start(self) -> None:
         """Start every loop."""
-        for engine in self._engines:
+        for engine in self.engines:
             engine.start()
 
-    def close(self) -> None:
-        """Stop every loop; what is in flight ends with an error."""
-        for engine in self._engines:
-            engine.close()
+    def close(self, timeout: float | None = None) -> None:
+        """Stop every loop; what is in flight ends with an error.
+
+        Args:
+            timeout: Seconds to wait for the step that each loop is at.
+        """
+        for engine in self.engines:
+            engine.close(timeout)
 
 
 def load_models(

@@ -9,6 +9,7 @@ from typing import Literal
 from model_core.generation import GenerationParameters
 
 FinishReason = Literal["eos", "length", "stop_string"]
+Priority = Literal["interactive", "bulk"]
 
 
 class RequestStatus(Enum):
@@ -90,6 +91,8 @@ class Request:
         submitted_at: `time.monotonic()` of the first submission, seconds.
         deadline: The latest deadline among its callers, on the same clock; infinity where one of
             them waits without limit. Written by the engine only.
+        client: Who takes turns with others; empty where nobody was named.
+        priority: Its class. Written by the engine only.
         status: Written by the engine only, from any thread.
     """
 
@@ -98,6 +101,8 @@ class Request:
     parameters: GenerationParameters
     submitted_at: float = 0.0
     deadline: float = math.inf
+    client: str = ""
+    priority: Priority = "interactive"
     status: RequestStatus = field(default=RequestStatus.WAITING)
 
     @property

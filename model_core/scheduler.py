@@ -1,10 +1,14 @@
 """Admission: which waiting requests join the batch at the next step. Numbers, no tensors."""
 
-from collections import OrderedDict, deque
+import math
 from dataclasses import dataclass, fields
 
-from model_core.errors import QueueFullError, RequestTooLargeError
-from model_core.request import Request
+from model_core.errors import DeadlineUnreachableError, QueueFullError, RequestTooLargeError
+from model_core.fair_queue import FairQueue
+from model_core.pace import ExpectedSteps, Pace, bounded_retry
+from model_core.request import Priority, Request
+
+_PARTS = 4  # one part of the queue is kept for clients that have less than their share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +22,8 @@ class EngineLimits:
             starves what is running. A longer source joins alone.
         max_waiting_requests: Requests that may wait.
         max_waiting_tokens: Source tokens that may wait. A longer source may wait alone.
+
+    The last quarter of the queue is kept for clients that have less than an equal share of it.
     """
 
     max_running_requests: int = 32
@@ -33,58 +39,54 @@ class EngineLimits:
                 raise ValueError(f"{field.name} is {value}: expected at least 1")
 
 
-class CompletionRate:
-    """How fast requests have been ending lately, while there was work."""
+@dataclass(slots=True)
+class _Entry:
+    """What a request holds or will hold.
 
-    _WINDOW = 32  # completions: a few batches' worth, so that one slow request does not decide
+    Attributes:
+        cost_bytes: Of the caches.
+        work: Rows that it is expected to send through the decoder, over all its steps.
+        admitted_at: When it left the queue.
+    """
 
-    def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=self._WINDOW + 1)
-
-    def restart(self, now: float) -> None:
-        """Forget the past: an idle spell says nothing about speed."""
-        self._times.clear()
-        self._times.append(now)
-
-    def record(self, now: float) -> None:
-        """Count one completion."""
-        self._times.append(now)
-
-    def seconds_for(self, num_requests: int, now: float) -> float:
-        """Time in which so many requests end at this rate, within [1, 60] s.
-
-        Where none has ended yet, the first is taken to end now: an optimistic guess.
-        """
-        elapsed_s = now - self._times[0] if self._times else 0.0
-        num_completed = max(1, len(self._times) - 1)
-        return min(60.0, max(1.0, num_requests * elapsed_s / num_completed))
+    cost_bytes: int
+    work: float
+    admitted_at: float = math.nan
 
 
 class Scheduler:
     """The waiting queue and the running set of one checkpoint.
 
-    First come, first served: the head of the queue is never overtaken, so nothing starves.
-    Not thread-safe: the engine calls it under its lock.
+    The request whose turn it is (`FairQueue`) is never overtaken for being large, so nothing
+    starves. Not thread-safe: the engine calls it under its lock.
     """
 
     def __init__(self, limits: EngineLimits) -> None:
         self._limits = limits
-        # Request -> cost in cache bytes. A dict would leave a growing hole at its front.
-        self._waiting: OrderedDict[Request, int] = OrderedDict()
-        self._running: dict[Request, int] = {}
+        self._queue = FairQueue()
+        self._waiting: dict[Request, _Entry] = {}
+        self._running: dict[Request, _Entry] = {}
         self._waiting_tokens = 0
         self._reserved_bytes = 0
-        self._completion_rate = CompletionRate()
+        self._num_slots = limits.max_running_requests
+        self._num_ends_since_shrunk = 0
+        self._pace = Pace()
+        self._expected_steps = ExpectedSteps()
 
     @property
     def num_waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting)
+        return len(self._queue)
 
     @property
     def num_running(self) -> int:
         """Requests that hold a slot."""
         return len(self._running)
+
+    @property
+    def num_slots(self) -> int:
+        """Requests that may hold a slot: as the limit says, or fewer after a lack of memory."""
+        return self._num_slots
 
     @property
     def waiting_tokens(self) -> int:
@@ -102,57 +104,127 @@ class Scheduler:
         return not self._waiting and not self._running
 
     def enqueue(self, request: Request, cost_bytes: int, now: float) -> None:
-        """Put a request at the end of the queue.
+        """Put a request at the end of its client's line.
 
         Raises:
             RequestTooLargeError: It would not fit if it ran alone.
             QueueFullError: Too many requests or source tokens are waiting already.
+            DeadlineUnreachableError: At the measured pace it would not be finished in its time.
         """
         self._check_size(cost_bytes)
-        self._check_room(request, now)
+        steps = self._expected_steps.of(request)
+        self.check_room(request.client, request.priority, request.deadline, now, steps=steps)
+        self._check_source(request, now)
+        entry = _Entry(cost_bytes, steps * request.parameters.num_hypotheses)
         if self.is_idle:
-            self._completion_rate.restart(now)
-        self._waiting[request] = cost_bytes
+            self._pace.restart(now)
+        self._waiting[request] = entry
+        self._queue.add(request, entry.work)
         self._waiting_tokens += request.source_len
 
-    def admit(self) -> tuple[Request, ...]:
+    def check_room(
+        self, client: str, priority: Priority, deadline: float, now: float, *, steps: float = 1.0
+    ) -> None:
+        """Refuse a request that would have to wait for too long, whatever its source.
+
+        One that finds nobody waiting is always tried: a wrong measurement would never be put
+        right otherwise.
+
+        Args:
+            client: Whose turn it takes.
+            priority: Its class.
+            deadline: Of its caller.
+            now: On the same clock.
+            steps: That it is expected to take.
+
+        Raises:
+            QueueFullError: Too many requests are waiting already.
+            DeadlineUnreachableError: At the measured pace it would not be finished in its time.
+        """
+        if not self._waiting:
+            return
+        num_waiting = len(self._queue)
+        if num_waiting >= self._most_waiting(client, self._limits.max_waiting_requests):
+            raise self._full(f"{num_waiting} requests are waiting", now)
+        self._check_time(client, priority, deadline, now, steps=steps)
+
+    def admit(self, now: float) -> tuple[Request, ...]:
         """Move the requests that join at the next step from waiting to running."""
         admitted: list[Request] = []
         encode_tokens = 0
-        while self._waiting:
-            request, cost_bytes = next(iter(self._waiting.items()))
+        while self._queue:
+            request = self._queue.next
             encode_tokens += request.source_len
             if admitted and encode_tokens > self._limits.max_encode_tokens:
                 break
-            if not self._has_slot_for(cost_bytes):
+            if not self._has_slot_for(self._waiting[request].cost_bytes):
                 break
-            self._leave_queue(request)
-            self._running[request] = cost_bytes
-            self._reserved_bytes += cost_bytes
+            self._queue.take(request)
+            self._start(request, now)
             admitted.append(request)
         return tuple(admitted)
 
-    def finish(self, request: Request, now: float) -> None:
-        """Free the slot of a running request that was completed."""
-        self._leave_batch(request)
-        self._completion_rate.record(now)
+    def finish(self, request: Request, now: float, num_steps: int | None = None) -> None:
+        """Free the slot of a running request that ended.
+
+        Args:
+            request: Which.
+            now: When it ended.
+            num_steps: Steps that it took; None where it failed, which says nothing of others.
+        """
+        entry = self._leave_batch(request)
+        self._grow()
+        if num_steps is not None:
+            self._expected_steps.record(request, num_steps)
+            seconds_per_step = (now - entry.admitted_at) / max(1, num_steps)
+            self._pace.record(now, entry.work, seconds_per_step)
 
     def remove(self, request: Request) -> None:
         """Give up a waiting or running request."""
         if request in self._waiting:
+            self._queue.remove(request)
             self._leave_queue(request)
         else:
             self._leave_batch(request)
 
-    def _leave_queue(self, request: Request) -> None:
-        del self._waiting[request]
-        self._waiting_tokens -= request.source_len
+    def promote(self, request: Request) -> None:
+        """Let a bulk request that waits go with the interactive ones; others are left alone."""
+        if request in self._waiting and request.priority == "bulk":
+            self._queue.promote(request)
 
-    def _leave_batch(self, request: Request) -> None:
-        self._reserved_bytes -= self._running.pop(request)
+    def shrink(self, num_requests: int) -> None:
+        """So many requests were more than the memory holds: run half as many from now on.
+
+        One more is tried whenever as many have ended as may run.
+        """
+        self._num_slots = max(1, min(self._num_slots, num_requests // 2))
+        self._num_ends_since_shrunk = 0
+
+    def _grow(self) -> None:
+        if self._num_slots == self._limits.max_running_requests:
+            return
+        self._num_ends_since_shrunk += 1
+        if self._num_ends_since_shrunk >= self._num_slots:
+            self._num_slots += 1
+            self._num_ends_since_shrunk = 0
+
+    def _start(self, request: Request, now: float) -> None:
+        entry = self._leave_queue(request)
+        entry.admitted_at = now
+        self._running[request] = entry
+        self._reserved_bytes += entry.cost_bytes
+
+    def _leave_queue(self, request: Request) -> _Entry:
+        self._waiting_tokens -= request.source_len
+        return self._waiting.pop(request)
+
+    def _leave_batch(self, request: Request) -> _Entry:
+        entry = self._running.pop(request)
+        self._reserved_bytes -= entry.cost_bytes
+        return entry
 
     def _has_slot_for(self, cost_bytes: int) -> bool:
-        if len(self._running) >= self._limits.max_running_requests:
+        if len(self._running) >= self._num_slots:
             return False
         max_bytes = self._limits.max_cache_bytes
         return max_bytes is None or self._reserved_bytes + cost_bytes <= max_bytes
@@ -162,13 +234,31 @@ class Scheduler:
         if max_bytes is not None and cost_bytes > max_bytes:
             raise RequestTooLargeError(cost_bytes, max_bytes)
 
-    def _check_room(self, request: Request, now: float) -> None:
-        tokens = self._waiting_tokens + request.source_len
-        if len(self._waiting) >= self._limits.max_waiting_requests:
-            reason = f"{len(self._waiting)} requests are waiting"
-        elif self._waiting and tokens > self._limits.max_waiting_tokens:
-            reason = f"{self._waiting_tokens} source tokens are waiting"
-        else:
+    def _check_source(self, request: Request, now: float) -> None:
+        most = self._most_waiting(request.client, self._limits.max_waiting_tokens)
+        if self._waiting and self._waiting_tokens + request.source_len > most:
+            raise self._full(f"{self._waiting_tokens} source tokens are waiting", now)
+
+    def _most_waiting(self, client: str, most: int) -> int:
+        """How much of the queue may be full for a client to have a further place."""
+        limits = self._limits
+        if client and self._queue.has_share(
+            client, limits.max_waiting_requests, limits.max_waiting_tokens
+        ):
+            return most - most // _PARTS
+        return most
+
+    def _full(self, reason: str, now: float) -> QueueFullError:
+        retry_after_s = self._pace.retry_after(self._queue.work, now)
+        return QueueFullError(f"the queue is full: {reason}", retry_after_s)
+
+    def _check_time(
+        self, client: str, priority: Priority, deadline: float, now: float, *, steps: float
+    ) -> None:
+        waiting_s = self._pace.seconds_for(self._queue.work_before(client, priority), now)
+        if waiting_s is None:
             return
-        retry_after_s = self._completion_rate.seconds_for(len(self._waiting), now)
-        raise QueueFullError(f"the queue is full: {reason}", retry_after_s)
+        expected_s = waiting_s + self._pace.seconds_for_steps(steps)
+        if now + expected_s > deadline:
+            late_s = now + expected_s - deadline
+            raise DeadlineUnreachableError(expected_s, bounded_retry(late_s))

@@ -12,10 +12,10 @@ router = APIRouter(tags=["operation"])
 
 @router.get("/health", responses=NOT_SO)
 def health(service: ServiceDep, response: Response) -> Status:
-    """Whether the process and the engine's loop are alive; if not, restart it."""
-    if service.status == "dead":
+    """Whether the process and the engine's loop are alive and move on; if not, restart it."""
+    if service.status in ("stuck", "dead"):
         response.status_code = 503
-        return Status(status="dead")
+        return Status(status=service.status)
     return Status(status="ok")
 
 

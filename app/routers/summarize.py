@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request
 
+from app.caller import CallerDep
 from app.disconnect import unless_disconnected
 from app.lifespan import ServiceDep
 from app.openapi import PROBLEMS
@@ -12,7 +13,7 @@ router = APIRouter(tags=["text"])
 
 @router.post("/summarize", responses=PROBLEMS, response_model_exclude_none=True)
 async def summarize(
-    body: SummarizeRequest, request: Request, service: ServiceDep
+    body: SummarizeRequest, request: Request, service: ServiceDep, caller: CallerDep
 ) -> SummarizeResponse:
     """Summarize one text or several."""
-    return await unless_disconnected(request, service.summarize(body))
+    return await unless_disconnected(request, service.summarize(body, caller))

@@ -23,7 +23,7 @@ from model_core.generation import GenerationOverrides, GenerationParameters
 from model_core.languages import Languages
 from model_core.ledger import EngineStats
 from model_core.models import ModelSet
-from model_core.request import Output
+from model_core.request import Output, Priority
 from model_core.runner import StepReport
 from model_core.scheduler import EngineLimits
 from model_core.text import PreparedSource
@@ -117,10 +117,20 @@ class FakeModel:
         )
         self.text = BackwardsText(languages)
 
-    def submit(self, prepared: PreparedSource, *, deadline: float | None) -> Future[Output]:
+    def submit(
+        self, prepared: PreparedSource, *, deadline: float | None, client: str, priority: Priority
+    ) -> Future[Output]:
         return self._engine.submit(
-            self.name, prepared.source_ids, prepared.parameters, deadline=deadline
+            self.name,
+            prepared.source_ids,
+            prepared.parameters,
+            deadline=deadline,
+            client=client,
+            priority=priority,
         )
+
+    def check_room(self, deadline: float, client: str, priority: Priority) -> None:
+        self._engine.check_room(self.name, deadline, client, priority)
 
     def stats(self) -> EngineStats:
         return self._engine.stats(self.name)
@@ -136,18 +146,18 @@ class FakeModels:
         self.models = {name: FakeModel(name, self.engine, pairs.get(name, ())) for name in runners}
 
     @property
-    def is_alive(self) -> bool:
-        return self.engine.is_alive
+    def engines(self) -> tuple[Engine, ...]:
+        return (self.engine,)
 
     def start(self) -> None:
         self.engine.start()
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         for runner in self.runners.values():
             runner.gate.set()
         for model in self.models.values():
             model.text.gate.set()
-        self.engine.close()
+        self.engine.close(timeout)
 
 
 class Backwards:

@@ -182,5 +182,15 @@ async def test_the_page_of_the_api_names_every_route_and_its_problems() -> None:
     }
     for path in ("/translate", "/summarize"):
         responses = page["paths"][path]["post"]["responses"]
-        assert responses.keys() == {"200", "400", "413", "422", "500", "503", "504"}
+        assert responses.keys() == {
+            "200",
+            "400",
+            "408",
+            "413",
+            "422",
+            "429",
+            "500",
+            "503",
+            "504",
+        }
         assert "application/problem+json" in responses["422"]["content"]

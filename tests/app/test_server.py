@@ -44,7 +44,7 @@ def serving(*flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]
 
 
 def test_the_shipped_checkpoints_answer_and_sigterm_ends_the_server_with_0() -> None:
-    with serving() as (process, client):
+    with serving("--lame-duck-s", "0") as (process, client):
         assert client.get("/ready").json() == {"status": "ready"}
         translated = client.post("/translate", json={"text": ["The coffee is cold.", "Thank you!"]})
         summarized = client.post(
@@ -71,7 +71,10 @@ def test_the_shipped_checkpoints_answer_and_sigterm_ends_the_server_with_0() -> 
 
 def test_sigterm_lets_calls_in_flight_end() -> None:
     texts = [f"I have {number} cats." for number in range(100)]
-    with serving("--summarize-model", "none") as (process, client), ThreadPoolExecutor() as threads:
+    with (
+        serving("--summarize-model", "none", "--lame-duck-s", "0") as (process, client),
+        ThreadPoolExecutor() as threads,
+    ):
         call = threads.submit(client.post, "/translate", json={"text": texts})
         while not _is_decoding(client):
             assert not call.done(), call.result().text
@@ -83,7 +86,10 @@ def test_sigterm_lets_calls_in_flight_end() -> None:
 
 
 def test_a_draining_server_says_so_and_a_second_sigterm_ends_it_at_once() -> None:
-    with serving("--summarize-model", "none") as (process, client), ThreadPoolExecutor() as threads:
+    with (
+        serving("--summarize-model", "none", "--lame-duck-s", "0") as (process, client),
+        ThreadPoolExecutor() as threads,
+    ):
         call = threads.submit(_outcome_of, client, LONG)
         while not _is_decoding(client):
             assert not call.done(), call.result()
@@ -102,7 +108,10 @@ def test_a_draining_server_says_so_and_a_second_sigterm_ends_it_at_once() -> Non
 
 def test_calls_in_flight_when_the_time_to_drain_is_over_are_answered_with_503() -> None:
     with (
-        serving("--summarize-model", "none", "--drain-s", "0") as (process, client),
+        serving("--summarize-model", "none", "--lame-duck-s", "0", "--drain-s", "0") as (
+            process,
+            client,
+        ),
         ThreadPoolExecutor() as threads,
     ):
         call = threads.submit(client.post, "/translate", json=LONG)

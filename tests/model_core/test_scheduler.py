@@ -27,28 +27,28 @@ def enqueue(scheduler: Scheduler, source_len: int = 1, cost_bytes: int = 0) -> R
 def test_admission_stops_at_the_last_free_slot() -> None:
     scheduler = scheduler_with(max_running_requests=2)
     first, second, third = (enqueue(scheduler) for _ in range(3))
-    assert scheduler.admit() == (first, second)
-    assert scheduler.admit() == ()
+    assert scheduler.admit(0.0) == (first, second)
+    assert scheduler.admit(0.0) == ()
     scheduler.finish(first, now=1.0)
-    assert scheduler.admit() == (third,)
+    assert scheduler.admit(0.0) == (third,)
 
 
 def test_small_request_does_not_overtake_a_large_head_of_the_queue() -> None:
     scheduler = scheduler_with(max_cache_bytes=10)
     running = enqueue(scheduler, cost_bytes=6)
-    assert scheduler.admit() == (running,)
+    assert scheduler.admit(0.0) == (running,)
     large, small = enqueue(scheduler, cost_bytes=5), enqueue(scheduler, cost_bytes=1)
-    assert scheduler.admit() == ()
+    assert scheduler.admit(0.0) == ()
     scheduler.finish(running, now=1.0)
-    assert scheduler.admit() == (large, small)
+    assert scheduler.admit(0.0) == (large, small)
 
 
 def test_over_long_source_joins_alone() -> None:
     scheduler = scheduler_with(max_encode_tokens=10)
     short, long, last = (enqueue(scheduler, length) for length in (3, 50, 3))
-    assert scheduler.admit() == (short,)
-    assert scheduler.admit() == (long,)
-    assert scheduler.admit() == (last,)
+    assert scheduler.admit(0.0) == (short,)
+    assert scheduler.admit(0.0) == (long,)
+    assert scheduler.admit(0.0) == (last,)
 
 
 def test_request_that_can_never_fit_is_refused_with_both_sizes() -> None:
@@ -79,9 +79,9 @@ def test_retry_after_is_the_time_that_the_queue_needs_at_the_measured_rate() -> 
     scheduler = scheduler_with(max_running_requests=4, max_waiting_requests=6)
     for _ in range(4):
         enqueue(scheduler)
-    running = scheduler.admit()
+    running = scheduler.admit(0.0)
     for number, request in enumerate(running[:3], start=1):
-        scheduler.finish(request, now=2.0 * number)  # one in two seconds
+        scheduler.finish(request, 2.0 * number, num_steps=3)  # one in two seconds
     for _ in range(6):
         enqueue(scheduler)
     with pytest.raises(QueueFullError) as refused:
@@ -100,9 +100,9 @@ def test_retry_after_has_bounds_before_anything_was_measured() -> None:
 
 def test_idle_time_does_not_count_as_slowness() -> None:
     scheduler = scheduler_with(max_waiting_requests=2)
-    scheduler.finish(admitted(scheduler, now=0.0), now=1.0)
+    scheduler.finish(admitted(scheduler, now=0.0), 1.0, num_steps=3)
     first = admitted(scheduler, now=1000.0)
-    scheduler.finish(first, now=1002.0)
+    scheduler.finish(first, 1002.0, num_steps=3)
     for _ in range(2):
         scheduler.enqueue(request_of(1), 0, now=1002.0)
     with pytest.raises(QueueFullError) as refused:
@@ -113,7 +113,7 @@ def test_idle_time_does_not_count_as_slowness() -> None:
 def admitted(scheduler: Scheduler, now: float) -> Request:
     request = request_of(1)
     scheduler.enqueue(request, 0, now)
-    assert scheduler.admit() == (request,)
+    assert scheduler.admit(0.0) == (request,)
     return request
 
 
@@ -163,7 +163,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def admit(self) -> None:
-        admitted = self.scheduler.admit()
+        admitted = self.scheduler.admit(self.now)
         assert admitted or not self.waiting or self.running, "an idle scheduler admits nobody"
         for request in admitted:
             assert request is self.waiting.popleft(), "the head of the queue was overtaken"

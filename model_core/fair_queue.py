@@ -1,0 +1,108 @@
+"""Requests that wait: in turns of their classes, then of their clients, then as they came."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from model_core.request import Priority, Request
+from model_core.turns import Turns
+
+SHARES: dict[Priority, float] = {"interactive": 8.0, "bulk": 1.0}
+"""Work of each class where both wait: interactive goes first, and bulk is never starved."""
+
+
+@dataclass(slots=True)
+class _Class:
+    """The requests of one priority class."""
+
+    clients: Turns[str] = field(default_factory=Turns[str])
+    lines: dict[str, OrderedDict[Request, float]] = field(default_factory=dict)
+    work: float = 0.0
+
+
+class FairQueue:
+    """Who waits, with the work that each is expected to be; numbers only.
+
+    A client that sends a thousand requests so delays others by no more than its share.
+    """
+
+    def __init__(self) -> None:
+        self._turns = Turns[Priority](SHARES)
+        self._classes: dict[Priority, _Class] = {priority: _Class() for priority in SHARES}
+        self._num_requests = 0
+
+    def __len__(self) -> int:
+        return self._num_requests
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._classes[request.priority].lines.get(request.client, ())
+
+    @property
+    def work(self) -> float:
+        """All that is expected to be done for those who wait."""
+        return sum(each.work for each in self._classes.values())
+
+    @property
+    def next(self) -> Request:
+        """Who is next; somebody has to wait."""
+        its_class = self._classes[self._turns.next]
+        return next(iter(its_class.lines[its_class.clients.next]))
+
+    def add(self, request: Request, work: float) -> None:
+        """Put a request at the end of its client's line."""
+        its_class = self._classes[request.priority]
+        self._turns.join(request.priority)
+        its_class.clients.join(request.client)
+        its_class.lines.setdefault(request.client, OrderedDict())[request] = work
+        its_class.work += work
+        self._num_requests += 1
+
+    def take(self, request: Request) -> None:
+        """Take out the request that is next, as its client's turn."""
+        its_class = self._classes[request.priority]
+        work = its_class.lines[request.client][request]
+        self._turns.charge(request.priority, work)
+        its_class.clients.charge(request.client, work)
+        self.remove(request)
+
+    def remove(self, request: Request) -> None:
+        """Take out a request that gives up its place."""
+        its_class = self._classes[request.priority]
+        line = its_class.lines[request.client]
+        its_class.work -= line.pop(request)
+        self._num_requests -= 1
+        if not line:
+            del its_class.lines[request.client]
+            its_class.clients.leave(request.client)
+        if not its_class.lines:
+            its_class.work = 0.0  # what rounding has left
+            self._turns.leave(request.priority)
+
+    def promote(self, request: Request) -> None:
+        """Move a request of the bulk class to the interactive one."""
+        work = self._classes[request.priority].lines[request.client][request]
+        self.remove(request)
+        request.priority = "interactive"
+        self.add(request, work)
+
+    def has_share(self, client: str, most: int, most_tokens: int) -> bool:
+        """Whether a client has its share of so many requests, or of so many source tokens.
+
+        Everybody who waits has an equal share, and so has one who may still come.
+        """
+        lines = [each.lines for each in self._classes.values()]
+        own = [request for line in lines for request in line.get(client, ())]
+        num_shares = 1 + len({client}.union(*lines))
+        tokens = sum(request.source_len for request in own)
+        return num_shares * len(own) >= most or num_shares * tokens >= most_tokens
+
+    def work_before(self, client: str, priority: Priority) -> float:
+        """What is expected to be done before a further request of a client has its turn."""
+        its_class = self._classes[priority]
+        own = sum(its_class.lines.get(client, {}).values())
+        num_clients = its_class.clients.num_waiting + (client not in its_class.lines)
+        in_class = min(its_class.work, own * num_clients)
+        others = [each for each in SHARES if each != priority]
+        return in_class + sum(
+            min(self._classes[each].work, in_class * SHARES[each] / SHARES[priority])
+            for each in others
+        )
