@@ -6,12 +6,15 @@ stalls in its headers, in its body or before its answer would keep its connectio
 
 import asyncio
 import resource
+import socket
+import struct
 from typing import Any, Literal
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 _FILES_KEPT = 64  # open files that are no connections: weights, the log, the loop's own
 _BODY_GRACE_S = 1.0  # the app answers a late body itself, with a problem
+_DROP_AT_ONCE = struct.pack("ii", 1, 0)
 _LATE_HEAD = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -31,7 +34,8 @@ def connections_with(*, receive_s: float, send_s: float, max_connections: int) -
     Args:
         receive_s: Time for the head of a request to come, and again for its body.
         send_s: Time for a client to read what it was sent.
-        max_connections: Most connections; beyond, one that is idle is closed for each new one.
+        max_connections: Most connections; beyond, the one that has been idle for longest is closed
+            for each new one.
     """
 
     class Connection(TimedConnection):
@@ -57,6 +61,7 @@ class TimedConnection(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._idle_since = self.loop.time()
         self._awaited: _Awaited = None
         self._receiving: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
@@ -81,6 +86,7 @@ class TimedConnection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the client to read; uvicorn waits for its next request."""
+        self._idle_since = self.loop.time()
         super().on_response_complete()
         self._watch()
         if self.transport.get_write_buffer_size():
@@ -139,14 +145,17 @@ class TimedConnection(H11Protocol):
             self.transport.close()
 
     def _cut_off_reader(self) -> None:
+        """Give up what was not read, also what the system holds of it."""
         if self.transport.get_write_buffer_size():
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_AT_ONCE)
             self.transport.abort()
 
     def _close_an_idle_one(self) -> None:
-        for other in self.connections:
-            if isinstance(other, TimedConnection) and other._is_idle:
-                other.shutdown()
-                return
+        others = (each for each in self.connections if isinstance(each, TimedConnection))
+        idle = [each for each in others if each._is_idle]
+        if idle:
+            min(idle, key=lambda each: each._idle_since).shutdown()
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

@@ -6,17 +6,19 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
+import torch
 
 from model_core.engine import Engine
 from model_core.errors import (
     DeadlineExceededError,
+    DeviceLostError,
     EngineClosedError,
     InvalidParameterError,
     QueueFullError,
     RequestFailedError,
 )
 from model_core.observer import NullObserver, Outcome
-from model_core.request import Output, Request
+from model_core.request import Output, Priority, Request
 from model_core.runner import EncodeReport, StepReport
 from model_core.scheduler import EngineLimits
 from tests.model_core.fakes import (
@@ -173,6 +175,22 @@ def test_full_queue_refuses_and_keeps_what_waits() -> None:
     bench.run_until_idle()
     assert answer(waiting) == (5,)
     assert bench.engine.drain(timeout=0)
+
+
+def test_clients_take_turns_and_a_joined_bulk_request_goes_before_others() -> None:
+    bench = Bench(max_running_requests=1)
+
+    def submit(source: int, client: str, priority: Priority) -> Future[Output]:
+        return bench.engine.submit("m", (source,), parameters(1), client=client, priority=priority)
+
+    for source in range(4):
+        submit(source, "many", "bulk")
+    submit(9, "one", "bulk")
+    submit(3, "hasty", "interactive")
+    bench.run_until_idle()
+    order = [requests[0].source_ids[0] for requests in bench.runner.admissions]
+    assert order[0] == 3
+    assert order.index(9) <= 2
 
 
 # Coalescing ---------------------------------------------------------------------------------------
@@ -441,6 +459,53 @@ def test_batch_too_large_for_the_device_is_served_in_parts() -> None:
     assert [answer(future) for future in futures] == [(number,) for number in range(7)]
 
 
+@pytest.mark.parametrize(
+    "error_of_the_allocator",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["python", "device", "host"],
+)
+@pytest.mark.parametrize("place", ["admit", "step"])
+def test_a_lack_of_memory_makes_later_batches_smaller(
+    error_of_the_allocator: Exception, place: str
+) -> None:
+    class Small(FakeRunner):
+        is_full = False
+
+        def admit(self, requests: Sequence[Request]) -> EncodeReport:
+            if place == "admit" and len(self.slots) + len(requests) > 4:
+                raise error_of_the_allocator
+            return super().admit(requests)
+
+        def step(self) -> StepReport:
+            self.is_full = self.is_full or len(self.slots) > 4
+            if len(self.slots) > 4:
+                raise error_of_the_allocator
+            return super().step()
+
+    bench = Bench(Small(), max_running_requests=8)
+    futures = [bench.submit(number) for number in range(8)]
+    bench.engine.step()
+    assert bench.engine.stats("m").slots_total == 4
+    bench.run_until_idle()
+    num_resets = bench.runner.num_resets
+    futures += [bench.submit(10 + number, num_steps=2) for number in range(4)]
+    bench.run_until_idle()
+    assert bench.runner.num_resets == num_resets, "four are admitted without another failure"
+    assert all(answer(future) for future in futures if future is not futures[0])
+
+
+def test_other_failures_leave_the_size_of_batches_alone() -> None:
+    bench = Bench(max_running_requests=8)
+    for source in (5, 6, POISON_IN_STEP):
+        bench.submit(source)
+    bench.run_until_idle()
+    assert bench.engine.stats("m").slots_total == 8
+
+
 def test_runner_that_fails_to_remove_costs_nobody_their_answer() -> None:
     class Clumsy(FakeRunner):
         def remove(self, requests: Sequence[Request]) -> None:
@@ -570,6 +635,7 @@ def test_dying_loop_ends_every_request_and_can_be_started_again() -> None:
     runner.gate.set()
     for future in (running, waiting):
         assert isinstance(future.exception(TIMEOUT_S), EngineClosedError)
+    settle(bench.engine)
     assert not bench.engine.is_alive
     with pytest.raises(EngineClosedError):
         bench.submit(6)
@@ -578,6 +644,128 @@ def test_dying_loop_ends_every_request_and_can_be_started_again() -> None:
     bench.engine.start()
     assert bench.submit(6).result(TIMEOUT_S).best.token_ids == (6,)
     bench.engine.close(TIMEOUT_S)
+
+
+def settle(engine: Engine) -> None:
+    """Wait until the loop's thread has either rebuilt the engine or given it up."""
+    pause = threading.Event()
+    for _ in range(int(1000 * TIMEOUT_S)):
+        if engine.condition != "rebuilding":
+            return
+        pause.wait(0.001)  # gives the interpreter to that thread
+    raise AssertionError("the engine is being rebuilt for ever")
+
+
+class Mortal(FakeRunner):
+    """Lets the loop die: it says that a request has ended that the engine never knew."""
+
+    num_deaths = 1
+
+    def step(self) -> StepReport:
+        if self.num_deaths:
+            self.num_deaths -= 1
+            stranger = Request("stranger", (1,), parameters())
+            return StepReport((), 1, failed=(stranger,))
+        return super().step()
+
+
+def test_a_loop_that_dies_is_rebuilt_and_ends_what_it_held(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(Mortal())
+    held = bench.submit(5)
+    bench.engine.start()
+    assert isinstance(held.exception(TIMEOUT_S), EngineClosedError)
+    settle(bench.engine)
+    assert bench.engine.condition == "ready"
+    assert bench.submit(6).result(TIMEOUT_S).best.token_ids == (6,)
+    assert bench.runner.num_resets == 1
+    assert "the engine's loop died" in caplog.text
+    bench.engine.close(TIMEOUT_S)
+    assert bench.observer.outcomes == ["failed", "finished"]
+
+
+def test_an_engine_that_is_being_rebuilt_takes_nothing_and_says_so() -> None:
+    class SlowToReset(Mortal):
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_resetting, self.may_go_on = threading.Event(), threading.Event()
+
+        def reset(self) -> None:
+            self.is_resetting.set()
+            assert self.may_go_on.wait(TIMEOUT_S)
+            super().reset()
+
+    bench = Bench(runner := SlowToReset())
+    bench.submit(5)
+    bench.engine.start()
+    assert runner.is_resetting.wait(TIMEOUT_S)
+    assert bench.engine.condition == "rebuilding"
+    with pytest.raises(EngineClosedError, match="rebuilt"):
+        bench.submit(6)
+    runner.may_go_on.set()
+    bench.engine.close(TIMEOUT_S)
+    assert bench.engine.condition == "dead"
+
+
+def test_a_loop_that_dies_again_and_again_stays_dead() -> None:
+    bench = Bench(runner := Mortal())
+    runner.num_deaths = 100
+    bench.engine.start()
+    for number in range(4):
+        future = bench.submit(number)
+        assert isinstance(future.exception(TIMEOUT_S), EngineClosedError)
+        settle(bench.engine)
+    assert bench.engine.condition == "dead"
+    with pytest.raises(EngineClosedError):
+        bench.submit(5)
+
+
+def test_a_loop_that_dies_now_and_then_is_rebuilt_each_time() -> None:
+    bench = Bench(runner := Mortal())
+    runner.num_deaths = 10
+    bench.engine.start()
+    for number in range(10):
+        bench.clock.now += 30.0
+        future = bench.submit(number)
+        assert isinstance(future.exception(TIMEOUT_S), EngineClosedError)
+        settle(bench.engine)
+    assert bench.submit(5).result(TIMEOUT_S).best.token_ids == (5,)
+    bench.engine.close(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("place", ["admit", "step"])
+def test_a_lost_device_ends_everything_and_is_told_from_a_dead_loop(place: str) -> None:
+    class Lost(FakeRunner):
+        def admit(self, requests: Sequence[Request]) -> EncodeReport:
+            if place == "admit":
+                raise DeviceLostError("an illegal memory access")
+            return super().admit(requests)
+
+        def step(self) -> StepReport:
+            raise DeviceLostError("an illegal memory access")
+
+    bench = Bench(Lost())
+    futures = [bench.submit(number) for number in range(3)]
+    bench.engine.start()
+    for future in futures:
+        assert isinstance(future.exception(TIMEOUT_S), EngineClosedError)
+    bench.engine.close(TIMEOUT_S)
+    assert bench.engine.condition == "lost"
+    assert bench.runner.num_resets == 0, "nothing more is asked of the device"
+
+
+def test_a_turn_that_takes_long_can_be_seen() -> None:
+    bench = Bench(runner := Gated())
+    assert bench.engine.turn_s == 0.0
+    bench.engine.start()
+    bench.submit(5, num_steps=1)
+    assert runner.is_inside.wait(TIMEOUT_S)
+    bench.clock.now += 90.0
+    assert bench.engine.turn_s == 90.0
+    runner.gate.set()
+    bench.engine.close(TIMEOUT_S)
+    assert bench.engine.turn_s == 0.0
 
 
 def test_idle_engine_closes_at_once(threaded: Bench) -> None:

@@ -1,26 +1,44 @@
-from collections import deque
+from collections import Counter
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from model_core.errors import InvalidRequestError, QueueFullError, RequestTooLargeError
-from model_core.request import Request
+from model_core.errors import (
+    DeadlineUnreachableError,
+    InvalidRequestError,
+    QueueFullError,
+    RequestTooLargeError,
+)
+from model_core.pace import ExpectedSteps
+from model_core.request import Priority, Request
 from model_core.scheduler import EngineLimits, Scheduler
 from tests.model_core.fakes import parameters
 
 
-def request_of(source_len: int) -> Request:
-    return Request("req", (5,) * source_len, parameters())
+def request_of(
+    source_len: int, client: str = "", priority: Priority = "interactive", num_steps: int = 3
+) -> Request:
+    return Request(
+        "req", (5,) * source_len, parameters(num_steps), client=client, priority=priority
+    )
 
 
 def scheduler_with(**limits: int) -> Scheduler:
     return Scheduler(EngineLimits(**limits))
 
 
-def enqueue(scheduler: Scheduler, source_len: int = 1, cost_bytes: int = 0) -> Request:
-    request = request_of(source_len)
-    scheduler.enqueue(request, cost_bytes, now=0.0)
+def enqueue(
+    scheduler: Scheduler,
+    source_len: int = 1,
+    cost_bytes: int = 0,
+    *,
+    client: str = "",
+    priority: Priority = "interactive",
+    now: float = 0.0,
+) -> Request:
+    request = request_of(source_len, client, priority)
+    scheduler.enqueue(request, cost_bytes, now)
     return request
 
 
@@ -122,8 +140,161 @@ def test_limit_below_one_is_refused_by_name() -> None:
         EngineLimits(max_running_requests=0)
 
 
+# Fairness -----------------------------------------------------------------------------------------
+
+
+def order_of(scheduler: Scheduler, num_requests: int) -> list[Request]:
+    """The order in which so many requests get the only slot."""
+    order: list[Request] = []
+    for _ in range(num_requests):
+        (request,) = scheduler.admit(0.0)
+        scheduler.finish(request, 0.0)
+        order.append(request)
+    return order
+
+
+def test_a_client_with_many_requests_does_not_hold_up_another_with_one() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    flood = [enqueue(scheduler, client="many") for _ in range(20)]
+    single = enqueue(scheduler, client="one")
+    order = order_of(scheduler, 21)
+    assert order.index(single) <= 1
+    assert [each for each in order if each is not single] == flood
+
+
+def test_costly_requests_count_for_more_than_cheap_ones() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    for _ in range(6):
+        scheduler.enqueue(request_of(1, "costly", num_steps=30), 0, 0.0)
+        scheduler.enqueue(request_of(1, "cheap", num_steps=10), 0, 0.0)
+    first = [each.client for each in order_of(scheduler, 8)]
+    assert (first.count("cheap"), first.count("costly")) == (6, 2)
+
+
+def test_interactive_requests_go_first_and_bulk_ones_keep_a_share() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    for _ in range(20):
+        enqueue(scheduler, priority="bulk")
+    for _ in range(40):
+        enqueue(scheduler, priority="interactive")
+    order = [each.priority for each in order_of(scheduler, 60)]
+    assert order[0] == "interactive"
+    assert order[:36].count("bulk") == 4, "one part in nine"
+
+
+def test_a_bulk_request_that_somebody_wants_at_once_is_promoted() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    bulk = [enqueue(scheduler, priority="bulk") for _ in range(5)]
+    scheduler.promote(bulk[4])
+    assert order_of(scheduler, 5) == [bulk[4], *bulk[:4]]
+
+
+def test_the_last_quarter_of_the_queue_is_kept_for_clients_below_their_share() -> None:
+    scheduler = scheduler_with(max_waiting_requests=8)
+    for _ in range(6):
+        enqueue(scheduler, client="many")
+    with pytest.raises(QueueFullError):
+        enqueue(scheduler, client="many")
+    enqueue(scheduler, client="one")
+    enqueue(scheduler, client="other")
+    with pytest.raises(QueueFullError):
+        enqueue(scheduler, client="third")
+
+
+def test_the_last_quarter_of_the_tokens_is_kept_as_well() -> None:
+    scheduler = scheduler_with(max_waiting_tokens=80)
+    enqueue(scheduler, source_len=60, client="many")
+    with pytest.raises(QueueFullError, match="source tokens"):
+        enqueue(scheduler, source_len=10, client="many")
+    enqueue(scheduler, source_len=10, client="one")
+
+
+# Deadlines ----------------------------------------------------------------------------------------
+
+
+def busy_scheduler(seconds_each: float) -> Scheduler:
+    """One slot, measured: a request at a time ends, after so many seconds each; ten wait."""
+    scheduler = scheduler_with(max_running_requests=1)
+    for _ in range(15):
+        enqueue(scheduler, client="many")
+    for number in range(5):
+        (request,) = scheduler.admit(seconds_each * number)
+        scheduler.finish(request, seconds_each * (number + 1), num_steps=3)
+    scheduler.admit(5 * seconds_each)
+    return scheduler
+
+
+def with_deadline(deadline: float, client: str = "many") -> Request:
+    request = request_of(1, client)
+    request.deadline = deadline
+    return request
+
+
+def test_a_request_that_would_be_waited_for_in_vain_is_refused_at_once() -> None:
+    scheduler = busy_scheduler(2.0)  # nine wait, two seconds each, and two for itself
+    with pytest.raises(DeadlineUnreachableError, match=r"after 20\.0 seconds") as refused:
+        scheduler.enqueue(with_deadline(10.0 + 19.0), 0, 10.0)
+    assert refused.value.retry_after_s == pytest.approx(1.0)
+    scheduler.enqueue(with_deadline(10.0 + 21.0), 0, 10.0)
+
+
+def test_a_client_with_nothing_in_the_queue_has_less_to_wait_for() -> None:
+    scheduler = busy_scheduler(2.0)
+    scheduler.enqueue(with_deadline(10.0 + 3.0, client="one"), 0, 10.0)
+
+
+def test_a_request_that_finds_nobody_waiting_is_tried_whatever_was_measured() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    scheduler.finish(admitted(scheduler, now=0.0), 1000.0, num_steps=3)
+    scheduler.enqueue(with_deadline(1000.1), 0, 1000.0)
+
+
+def test_nothing_is_refused_for_its_deadline_before_anything_was_measured() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    for _ in range(20):
+        enqueue(scheduler)
+    scheduler.enqueue(with_deadline(0.1), 0, 0.0)
+
+
+def test_steps_are_expected_as_they_were_for_sources_of_that_size() -> None:
+    expected = ExpectedSteps()
+    unknown = request_of(4, num_steps=50)
+    assert expected.of(unknown) == 50
+    for _ in range(100):
+        expected.record(request_of(4), 10)
+        expected.record(request_of(200), 40)
+    assert expected.of(unknown) == pytest.approx(10)
+    assert expected.of(request_of(150, num_steps=50)) == pytest.approx(40)
+    assert expected.of(request_of(150, num_steps=20)) == 20, "within what the request allows"
+
+
+# Memory -------------------------------------------------------------------------------------------
+
+
+def test_a_lack_of_memory_halves_what_runs_and_ended_requests_widen_it_again() -> None:
+    scheduler = scheduler_with(max_running_requests=8)
+    for _ in range(30):
+        enqueue(scheduler)
+    running = list(scheduler.admit(0.0))
+    scheduler.shrink(len(running))
+    assert scheduler.num_slots == 4
+    for request in running:
+        scheduler.finish(request, 0.0)
+    assert scheduler.num_slots == 5, "four had to end for the fifth slot; then five more"
+    assert len(scheduler.admit(0.0)) == 5
+
+
+def test_one_request_is_always_admitted() -> None:
+    scheduler = scheduler_with(max_running_requests=8)
+    scheduler.shrink(1)
+    enqueue(scheduler)
+    assert len(scheduler.admit(0.0)) == 1
+
+
 class SchedulerMachine(RuleBasedStateMachine):
-    """Against two plain lists: nothing lost, nothing held twice, budgets kept, first come first."""
+    """Against plain lists: nothing lost, nothing held twice, budgets kept, nobody overtaken by one
+    of its own client and class, and nobody passed over for ever.
+    """
 
     @initialize(
         slots=st.integers(1, 4),
@@ -142,15 +313,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.scheduler = Scheduler(self.limits)
         self.costs: dict[Request, int] = {}
-        self.waiting: deque[Request] = deque()
+        self.waiting: list[Request] = []
+        self.passed_over: Counter[Request] = Counter()
         self.running: list[Request] = []
         self.num_ended = 0
         self.num_accepted = 0
         self.now = 0.0
 
-    @rule(source_len=st.integers(1, 10), cost_bytes=st.integers(0, 10))
-    def enqueue(self, source_len: int, cost_bytes: int) -> None:
-        request = request_of(source_len)
+    @rule(
+        source_len=st.integers(1, 10),
+        cost_bytes=st.integers(0, 10),
+        client=st.sampled_from(["", "a", "b", "c"]),
+        priority=st.sampled_from(["interactive", "bulk"]),
+        num_steps=st.integers(1, 5),
+    )
+    def enqueue(
+        self, source_len: int, cost_bytes: int, client: str, priority: Priority, num_steps: int
+    ) -> None:
+        request = request_of(source_len, client, priority, num_steps)
         self.now += 1.0
         try:
             self.scheduler.enqueue(request, cost_bytes, self.now)
@@ -166,17 +346,43 @@ class SchedulerMachine(RuleBasedStateMachine):
         admitted = self.scheduler.admit(self.now)
         assert admitted or not self.waiting or self.running, "an idle scheduler admits nobody"
         for request in admitted:
-            assert request is self.waiting.popleft(), "the head of the queue was overtaken"
+            line = [each for each in self.waiting if self._line(each) == self._line(request)]
+            assert request is line[0], "overtaken in its own line"
+            self.waiting.remove(request)
+            self.passed_over.update(self.waiting)
         self.running.extend(admitted)
         tokens = sum(request.source_len for request in admitted)
         assert len(admitted) <= 1 or tokens <= self.limits.max_encode_tokens
+
+    @staticmethod
+    def _line(request: Request) -> tuple[str, str]:
+        return request.client, request.priority
+
+    @rule()
+    def promote(self) -> None:
+        bulk = [each for each in self.waiting if each.priority == "bulk"]
+        if bulk:
+            self.scheduler.promote(bulk[0])
+            self.waiting.remove(bulk[0])
+            self.waiting.append(bulk[0])
+
+    @rule(num_requests=st.integers(1, 4))
+    def shrink(self, num_requests: int) -> None:
+        self.scheduler.shrink(num_requests)
+        assert 1 <= self.scheduler.num_slots <= self.limits.max_running_requests
+
+    @invariant()
+    def nobody_is_passed_over_for_ever(self) -> None:
+        if hasattr(self, "limits"):
+            most = 100 * self.limits.max_waiting_requests  # steps and shares are few, all told
+            assert all(self.passed_over[each] <= most for each in self.waiting)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from(self.running))
         self.running.remove(request)
-        self.scheduler.finish(request, self.now)
+        self.scheduler.finish(request, self.now, data.draw(st.none() | st.integers(1, 5)))
         self.num_ended += 1
 
     @precondition(lambda self: self.running or self.waiting)
