@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test test-slow test-properties exactness test-gpu check format models-table \
+.PHONY: help venv serve test test-slow test-properties exactness soak test-gpu check format models-table \
 	bench bench-full bench-sweep bench-gpu growth performance-page
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow  run the tests that take minutes"
 	@echo "make test-properties  draw 10,000 engine runs at random (SEED=, ARGS=)"
 	@echo "make exactness  compare the shipped checkpoints with generate() in each dtype"
+	@echo "make soak       overload a server for a minute, then send 10,000 mixed requests"
 	@echo "make test-gpu   run the tests that need an accelerator"
 	@echo "make check      check format, lint and types"
 	@echo "make format     mend what ruff can mend by itself"
@@ -72,6 +73,11 @@ exactness: $(VENV)/.serve
 			--max-mismatch-rate $$rate --num-sources $(NUM_SOURCES) \
 			$(if $(SUMMARIZE_TEXTS),--texts $(SUMMARIZE_TEXTS)) $(ARGS) || exit 1; \
 	done
+
+# Both judge what they measure: run them on a machine that does nothing else.
+soak: $(VENV)/.dev
+	@$(BIN)/python -m soak.overload $(ARGS)
+	@$(BIN)/python -m soak.endurance
 
 test-gpu: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -144,6 +144,8 @@ class _StatsCollector(Collector):
         yield _gauge("waiting_requests", "Requests in the queue.", waiting)
         yield _gauge("slots_used", "Slots in use.", running)
         yield _gauge("slots_total", "Slots there are.", slots)
+        reserved = {model: each.reserved_bytes for model, each in stats.items()}
+        yield _gauge("reserved_bytes", "Cache bytes reserved by running requests.", reserved)
 
 
 def _gauge(name: str, text: str, values: Mapping[str, int]) -> GaugeMetricFamily:

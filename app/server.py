@@ -33,7 +33,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         announce: Called with one line when the server is ready.
 
     Raises:
-        OSError: The address cannot be bound.
+        OSError: The address cannot be bound, or nothing can be announced.
         CheckpointError: A checkpoint cannot be loaded.
         SystemExit: The server did not start, or has lost its device; the log says why.
     """
@@ -67,6 +67,8 @@ def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str]
         signal.signal(signal_number, _exit)
     server = _Server(config, service, settings, ready)
     server.run(sockets=[listener])
+    if server.failure:
+        raise server.failure
     if not server.started or service.is_lost:
         sys.exit(1)
 
@@ -89,12 +91,21 @@ class _Server(uvicorn.Server):
         self._service = service
         self._settings = settings
         self._ready = ready
+        self.failure: OSError | None = None
         self._watchdog = Watchdog(service)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            self._announce()
+
+    def _announce(self) -> None:
+        try:
             self._ready()
+        except OSError as error:
+            reason = f"cannot write to standard output: {error.strerror}"
+            self.failure = OSError(error.errno, reason)
+            self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         self._watchdog.look()

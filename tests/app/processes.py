@@ -57,19 +57,32 @@ class Served:
         found = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
         return sum(float(line.split()[-1]) for line in found)
 
+    def has_answered(self) -> bool:
+        """Whether it has answered a call."""
+        return self.sample("tandem_request_seconds_count") > 0
+
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds, under a limit that only fails the test."""
-        end = time.monotonic() + LIMIT_S
-        while not condition():
-            assert self.process.poll() is None, "the server has ended"
-            assert time.monotonic() < end, "it never came to that"
-            time.sleep(_PAUSE_S)  # leaves the cores to the server
+        """Wait until a condition holds, as long as the process lives."""
+
+        def holds() -> bool:
+            assert self.process.poll() is None, self.log
+            return condition()
+
+        until(holds)
 
     def end(self) -> int:
         """Wait for the end of the process and of its log; gives its exit status."""
         status = self.process.wait(LIMIT_S)
         self._reader.join(LIMIT_S)
         return status
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, under a limit that only fails the test."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(_PAUSE_S)  # leaves the cores to the server
 
 
 @contextmanager

@@ -1,14 +1,10 @@
 """The real process, real sockets, the checkpoints that come with the project."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Timer
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -16,38 +12,23 @@ import pytest
 
 from app.server import serve
 from tests.app.fakes import SETTINGS, Backwards
+from tests.app.processes import Served, serving
 
-_START_S = 120  # a limit that only fails the test
 LONG = {
     "text": [f"I have {number} cats." for number in range(1000)],
     "parameters": {"num_beams": 16, "min_new_tokens": 100},
 }
-
-
-@contextmanager
-def serving(*flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """A `tandem serve` process that is ready, and a client of it."""
-    command = [sys.executable, "-m", "app", "serve", "--port", "0", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        overdue = Timer(_START_S, process.kill)
-        overdue.start()
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("Tandem is ready at http://127.0.0.1:"), line
-            with httpx.Client(base_url=line.split()[-1], timeout=_START_S) as client:
-                yield process, client
-        finally:
-            overdue.cancel()
-            process.kill()
+SLOW = {"text": "My brother works.", "parameters": {"num_beams": 4, "min_new_tokens": 100}}
+FLAGS = ("--summarize-model", "none", "--lame-duck-s", "0")
 
 
 def test_the_shipped_checkpoints_answer_and_sigterm_ends_the_server_with_0() -> None:
-    with serving("--lame-duck-s", "0") as (process, client):
-        assert client.get("/ready").json() == {"status": "ready"}
-        translated = client.post("/translate", json={"text": ["The coffee is cold.", "Thank you!"]})
-        summarized = client.post(
+    with serving("--lame-duck-s", "0") as served:
+        assert served.client.get("/ready").json() == {"status": "ready"}
+        translated = served.client.post(
+            "/translate", json={"text": ["The coffee is cold.", "Thank you!"]}
+        )
+        summarized = served.client.post(
             "/summarize",
             json={
                 "text": "Bridges age, and inspecting them is expensive. We present a method that "
@@ -55,8 +36,8 @@ def test_the_shipped_checkpoints_answer_and_sigterm_ends_the_server_with_0() -> 
                 "parameters": {"num_beams": 4, "max_length": 40},
             },
         )
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(_START_S) == 0
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0
 
     assert [translated.status_code, summarized.status_code] == [200, 200]
     coffee, thanks = translated.json()["translations"]
@@ -71,34 +52,28 @@ def test_the_shipped_checkpoints_answer_and_sigterm_ends_the_server_with_0() -> 
 
 def test_sigterm_lets_calls_in_flight_end() -> None:
     texts = [f"I have {number} cats." for number in range(100)]
-    with (
-        serving("--summarize-model", "none", "--lame-duck-s", "0") as (process, client),
-        ThreadPoolExecutor() as threads,
-    ):
-        call = threads.submit(client.post, "/translate", json={"text": texts})
-        while not _is_decoding(client):
+    with serving(*FLAGS) as served, ThreadPoolExecutor() as threads:
+        call = threads.submit(served.client.post, "/translate", json={"text": texts})
+        while not _is_decoding(served):
             assert not call.done(), call.result().text
-        process.send_signal(signal.SIGTERM)
+        served.process.send_signal(signal.SIGTERM)
         response = call.result()
-        assert process.wait(_START_S) == 0
+        assert served.end() == 0
 
     assert len(response.json()["translations"]) == len(texts)
 
 
 def test_a_draining_server_says_so_and_a_second_sigterm_ends_it_at_once() -> None:
-    with (
-        serving("--summarize-model", "none", "--lame-duck-s", "0") as (process, client),
-        ThreadPoolExecutor() as threads,
-    ):
-        call = threads.submit(_outcome_of, client, LONG)
-        while not _is_decoding(client):
+    with serving(*FLAGS) as served, ThreadPoolExecutor() as threads:
+        call = threads.submit(_outcome_of, served.client, LONG)
+        while not _is_decoding(served):
             assert not call.done(), call.result()
-        process.send_signal(signal.SIGTERM)
-        while (ready := client.get("/ready")).status_code == 200:
+        served.process.send_signal(signal.SIGTERM)
+        while (ready := served.client.get("/ready")).status_code == 200:
             pass
-        refused = client.post("/translate", json={"text": "Thank you!"})
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(_START_S) == -signal.SIGTERM
+        refused = served.client.post("/translate", json={"text": "Thank you!"})
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == -signal.SIGTERM
 
     assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:tandem:unavailable")
@@ -106,20 +81,60 @@ def test_a_draining_server_says_so_and_a_second_sigterm_ends_it_at_once() -> Non
     assert call.result() == "cut off"
 
 
+def test_sigterm_says_not_ready_at_once_while_calls_are_still_taken() -> None:
+    flags = ("--summarize-model", "none", "--lame-duck-s", "2")
+    with serving(*flags) as served, ThreadPoolExecutor() as threads:
+        call = threads.submit(served.client.post, "/translate", json=SLOW)
+        while not _is_decoding(served):
+            assert not call.done(), call.result()
+        served.process.send_signal(signal.SIGTERM)
+        while (ready := served.client.get("/ready")).status_code == 200:
+            pass
+        health = served.client.get("/health")
+        taken = httpx.post(f"{served.client.base_url}/translate", json={"text": "Thank you!"})
+        begun_before = call.result()
+        assert served.end() == 0
+
+    assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+    assert health.status_code == 200
+    assert (taken.status_code, begun_before.status_code) == (200, 200)
+    for response in (ready, health, taken, begun_before):
+        assert response.headers["connection"] == "close"
+
+
+def test_sigint_ends_an_idle_server_without_waiting_for_load_balancers() -> None:
+    with serving("--summarize-model", "none", "--lame-duck-s", "3600") as served:
+        served.process.send_signal(signal.SIGINT)
+        assert served.end() == 0
+
+
+def test_a_second_sigterm_ends_a_server_that_still_takes_calls() -> None:
+    with serving("--summarize-model", "none", "--lame-duck-s", "3600") as served:
+        served.process.send_signal(signal.SIGTERM)
+        while served.client.get("/ready").status_code == 200:
+            pass
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == -signal.SIGTERM
+
+
+def test_clients_that_stall_do_not_hold_up_the_end() -> None:
+    with serving(*FLAGS) as served, ExitStack() as stalling:
+        for sent in (b"", b"POST /tr", b"POST /translate HTTP/1.1\r\nContent-Length: 99\r\n\r\n{"):
+            connection = socket.create_connection(served.address)
+            stalling.enter_context(connection).sendall(sent)
+        assert served.client.get("/ready").status_code == 200
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0
+
+
 def test_calls_in_flight_when_the_time_to_drain_is_over_are_answered_with_503() -> None:
-    with (
-        serving("--summarize-model", "none", "--lame-duck-s", "0", "--drain-s", "0") as (
-            process,
-            client,
-        ),
-        ThreadPoolExecutor() as threads,
-    ):
-        call = threads.submit(client.post, "/translate", json=LONG)
-        while not _is_decoding(client):
+    with serving(*FLAGS, "--drain-s", "0") as served, ThreadPoolExecutor() as threads:
+        call = threads.submit(served.client.post, "/translate", json=LONG)
+        while not _is_decoding(served):
             assert not call.done(), call.result().text
-        process.send_signal(signal.SIGTERM)
+        served.process.send_signal(signal.SIGTERM)
         response = call.result()
-        assert process.wait(_START_S) == 0
+        assert served.end() == 0
 
     assert (response.status_code, response.json()["type"]) == (503, "urn:tandem:unavailable")
     assert response.headers["content-type"] == "application/problem+json"
@@ -161,29 +176,5 @@ def _outcome_of(client: httpx.Client, body: dict[str, Any]) -> str:
         return "cut off"
 
 
-def _is_decoding(client: httpx.Client) -> bool:
-    lines = client.get("/metrics").text.splitlines()
-    (running,) = [line for line in lines if line.startswith("tandem_running_requests{")]
-    return float(running.split()[-1]) > 0
-
-
-def test_a_port_in_use_ends_the_server_with_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = failing("--port", str(taken.getsockname()[1]))
-
-    assert "in use" in done.stderr
-
-
-def test_a_wrong_checkpoint_ends_the_server_with_one_line() -> None:
-    done = failing("--port", "0", "--translate-model", "./nowhere")
-
-    assert "./nowhere: expected a folder or a Hub id" in done.stderr
-
-
-def failing(*flags: str) -> subprocess.CompletedProcess[str]:
-    """A `tandem serve` process that ends by itself, with one line."""
-    command = [sys.executable, "-m", "app", "serve", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, check=False)
-    assert done.returncode != 0
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    return done
+def _is_decoding(served: Served) -> bool:
+    return served.sample("tandem_running_requests") > 0

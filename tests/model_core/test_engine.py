@@ -700,12 +700,12 @@ def test_an_engine_that_is_being_rebuilt_takes_nothing_and_says_so() -> None:
     bench.submit(5)
     bench.engine.start()
     assert runner.is_resetting.wait(TIMEOUT_S)
-    assert bench.engine.condition == "rebuilding"
     with pytest.raises(EngineClosedError, match="rebuilt"):
         bench.submit(6)
+    assert bench.engine.condition == "rebuilding"
     runner.may_go_on.set()
     bench.engine.close(TIMEOUT_S)
-    assert bench.engine.condition == "dead"
+    assert not bench.engine.is_alive
 
 
 def test_a_loop_that_dies_again_and_again_stays_dead() -> None:

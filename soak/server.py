@@ -1,0 +1,65 @@
+"""The server of a soak run: a process, what it measures of itself, and its memory."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from soak.client import Address
+
+_KIB = 1024
+
+
+class Server:
+    """A running server process."""
+
+    def __init__(self, url: str, pid: int) -> None:
+        self.address = Address(url)
+        self._pid = pid
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the process that is in use."""
+        lines = Path(f"/proc/{self._pid}/status").read_text(encoding="ascii").splitlines()
+        (line,) = [line for line in lines if line.startswith("VmRSS:")]
+        return int(line.split()[1]) * _KIB
+
+    async def samples(self, name: str) -> dict[str, float]:
+        """Every sample of a metric, by its labels."""
+        text = (await self.address.get("/metrics")).body.decode()
+        found = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in found}
+
+    async def total(self, name: str, label: str = "") -> float:
+        """The sum of a metric's samples whose labels have this text."""
+        samples = await self.samples(name)
+        return sum(value for labels, value in samples.items() if label in labels)
+
+
+@contextmanager
+def serving(module: str, *flags: str) -> Iterator[Server]:
+    """A server on a free port.
+
+    Args:
+        module: `app`, or one that breaks it.
+        flags: Of `tandem serve`.
+    """
+    command = [sys.executable, "-m", module, "serve", "--port", "0", *flags]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            words = process.stdout.readline().split()
+            if not words:
+                raise RuntimeError(f"{' '.join(command)} ended before it was ready")
+            yield Server(words[-1], process.pid)
+        finally:
+            process.kill()
