@@ -1,5 +1,6 @@
 """The files of a checkpoint or tokenizer: a folder, or a repository on the Hub."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from transformers.utils.hub import cached_file
 
 from model_core.errors import CheckpointError
 
+_CANNOT_STORE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -66,6 +68,11 @@ class Repository:
                 _raise_exceptions_for_missing_entries=required,
             )
         except OSError as error:
+            if error.errno in _CANNOT_STORE:
+                reason = f"{error.strerror}: {error.filename or 'the cache of the Hub'}"
+                raise CheckpointError(
+                    f"{self.location}: cannot store its files: {reason}"
+                ) from error
             raise self.error(
                 "a folder or a Hub id", f"no such folder, and on the Hub: {error}"
             ) from error

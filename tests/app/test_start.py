@@ -1,6 +1,7 @@
 """A server that cannot start says why, in one line, and ends with an error."""
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -11,25 +12,28 @@ from pathlib import Path
 import pytest
 
 from app.settings import SHIPPED
+from tests.app.hub import hub
 from tests.app.processes import LIMIT_S
 
 WEIGHTS = "model.safetensors"
 
 
-def failing(*command: str, **environment: str) -> str:
-    """The last line of a process that ends by itself, with an error."""
+def failing(*command: str, stdout: int = subprocess.PIPE, **environment: str) -> str:
+    """What a process says that ends by itself, with an error; all in one line."""
     done = subprocess.run(
         command,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=LIMIT_S,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
     assert done.returncode > 0, done.returncode
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    return lines[0]
+    *warnings, message = done.stderr.splitlines()
+    # The library warns of a full disk before it is full.
+    assert all("UserWarning" in line or "warnings.warn" in line for line in warnings), done.stderr
+    return message
 
 
 def serve(*flags: str) -> list[str]:
@@ -109,3 +113,43 @@ def test_a_file_that_is_cut_short(checkpoint: Path, name: str) -> None:
         pytest.skip(f"the checkpoint has no {name}")
     os.truncate(checkpoint / name, 20)
     assert str(checkpoint) in failing_server("--translate-model", str(checkpoint))
+
+
+# The disk -----------------------------------------------------------------------------------------
+
+
+def can_mount() -> bool:
+    """Whether this machine lets a process have file systems of its own."""
+    done = subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [("size=256k", "No space left on device"), ("ro", "Read-only file system")],
+    ids=["full", "read-only"],
+)
+def test_a_download_that_cannot_be_stored(options: str, reason: str) -> None:
+    if not can_mount():
+        pytest.skip("this machine lets nobody mount a file system")
+    flags = serve("--translate-model", "acme/en-de")
+    mount = f"mount -t tmpfs -o {options} none /mnt && exec {shlex.join(flags)}"
+    with hub("acme/en-de", SHIPPED / "translate-en-de") as url:
+        message = failing(
+            *("unshare", "-rm", "sh", "-c", mount),
+            HF_ENDPOINT=url,
+            HF_HOME="/mnt/hub",
+            HF_HUB_DISABLE_XET="1",
+        )
+
+    assert message.startswith("Error: acme/en-de: cannot store its files")
+    assert reason in message
+
+
+def test_a_full_disk_under_standard_output() -> None:
+    with Path("/dev/full").open("w") as full:
+        message = failing(*serve(), stdout=full.fileno())
+
+    assert "cannot write to standard output: No space left on device" in message
