@@ -69,10 +69,8 @@ class Repository:
             )
         except OSError as error:
             if error.errno in _CANNOT_STORE:
-                reason = f"{error.strerror}: {error.filename or 'the cache of the Hub'}"
-                raise CheckpointError(
-                    f"{self.location}: cannot store its files: {reason}"
-                ) from error
+                message = f"{self.location}: cannot store its files: {error}"
+                raise CheckpointError(message) from error
             raise self.error(
                 "a folder or a Hub id", f"no such folder, and on the Hub: {error}"
             ) from error

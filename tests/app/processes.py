@@ -107,6 +107,7 @@ def serving(
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
+            overdue.cancel()
             assert line.startswith("Tandem is ready at http://127.0.0.1:"), line
             with httpx.Client(base_url=line.split()[-1], timeout=LIMIT_S) as client:
                 yield Served(process, client)

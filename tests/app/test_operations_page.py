@@ -26,7 +26,7 @@ def test_every_promise_names_its_proof() -> None:
         paragraph
         for section in sections
         if section.startswith(("Load", "Faults"))
-        for paragraph in section.split("\n\n")[1:]
+        for paragraph in section.strip().split("\n\n")[1:]
     ]
     assert len(promises) > 15
     for promise in promises:
