@@ -8,6 +8,8 @@ import asyncio
 import resource
 import socket
 import struct
+import sys
+from contextlib import suppress
 from typing import Any, Literal
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -23,9 +25,11 @@ _Awaited = Literal["head"] | RequestResponseCycle | None
 
 def most_connections() -> int:
     """How many connections this process may hold, as many as the system lets it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return max(1, hard - _FILES_KEPT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems name a limit that they do not give
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(1, soft - _FILES_KEPT)
 
 
 def connections_with(*, receive_s: float, send_s: float, max_connections: int) -> type[H11Protocol]:
