@@ -260,6 +260,9 @@ class Engine:
         now = self._clock()
         with self._changed:
             admitted = served.ledger.admit(now)
+            given_up = served.ledger.give_up()
+        for subscription in given_up:
+            subscription.fail(DeadlineExceededError("there was too little time left to begin"))
         for request in admitted:
             self._observer.admitted(served.name, now - request.submitted_at)
         return admitted

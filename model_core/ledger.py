@@ -106,6 +106,14 @@ class Ledger:
             request.status = RequestStatus.RUNNING
         return admitted
 
+    def give_up(self) -> tuple[Subscription, ...]:
+        """Stop waiting for what would not be finished in time; gives whoever waited for it."""
+        subscriptions: list[Subscription] = []
+        for request in self._scheduler.pop_given_up():
+            request.status = RequestStatus.CANCELLED
+            subscriptions += self._in_flight.end(request)
+        return tuple(subscriptions)
+
     def vacate(self, request: Request) -> None:
         """Free the slot of a leaving request, which has left the runner."""
         del self._leaving[request]

@@ -4,7 +4,7 @@ from collections import deque
 
 from model_core.request import Request
 
-_NEWEST = 0.1  # weight of the newest measurement in a mean
+_NEWEST = 0.2  # weight of the newest measurement in a mean
 
 
 class ExpectedSteps:
@@ -41,9 +41,12 @@ class Pace:
     def __init__(self) -> None:
         self._ends: deque[tuple[float, float]] = deque(maxlen=self._WINDOW + 1)  # time, work
         self._seconds_per_step: float | None = None
+        self._former: float | None = None  # seconds for one unit of work, before an idle spell
 
     def restart(self, now: float) -> None:
-        """Forget the past: an idle spell says nothing about speed."""
+        """Begin to measure anew: an idle spell says nothing about speed."""
+        if len(self._ends) > 1:
+            self._former = self.seconds_for(1.0, self._ends[-1][0])
         self._ends.clear()
         self._ends.append((now, 0.0))
 
@@ -57,7 +60,7 @@ class Pace:
     def seconds_for(self, work: float, now: float) -> float | None:
         """Time in which so much is done at this rate; None where nothing was measured."""
         if len(self._ends) < 2:
-            return None
+            return None if self._former is None else work * self._former
         done = sum(work for _, work in list(self._ends)[1:])
         return work * (now - self._ends[0][0]) / done
 

@@ -45,11 +45,13 @@ class _Entry:
 
     Attributes:
         cost_bytes: Of the caches.
+        steps: That it is expected to take.
         work: Rows that it is expected to send through the decoder, over all its steps.
         admitted_at: When it left the queue.
     """
 
     cost_bytes: int
+    steps: float
     work: float
     admitted_at: float = math.nan
 
@@ -70,6 +72,7 @@ class Scheduler:
         self._reserved_bytes = 0
         self._num_slots = limits.max_running_requests
         self._num_ends_since_shrunk = 0
+        self._given_up: list[Request] = []
         self._pace = Pace()
         self._expected_steps = ExpectedSteps()
 
@@ -115,7 +118,7 @@ class Scheduler:
         steps = self._expected_steps.of(request)
         self.check_room(request.client, request.priority, request.deadline, now, steps=steps)
         self._check_source(request, now)
-        entry = _Entry(cost_bytes, steps * request.parameters.num_hypotheses)
+        entry = _Entry(cost_bytes, steps, steps * request.parameters.num_hypotheses)
         if self.is_idle:
             self._pace.restart(now)
         self._waiting[request] = entry
@@ -149,11 +152,19 @@ class Scheduler:
         self._check_time(client, priority, deadline, now, steps=steps)
 
     def admit(self, now: float) -> tuple[Request, ...]:
-        """Move the requests that join at the next step from waiting to running."""
+        """Move the requests that join at the next step from waiting to running.
+
+        Those that have too little time left are given up: to begin them would take the time of
+        others, who then had too little left themselves.
+        """
         admitted: list[Request] = []
         encode_tokens = 0
         while self._queue:
             request = self._queue.next
+            if self._is_hopeless(request, now):
+                self.remove(request)
+                self._given_up.append(request)
+                continue
             encode_tokens += request.source_len
             if admitted and encode_tokens > self._limits.max_encode_tokens:
                 break
@@ -163,6 +174,19 @@ class Scheduler:
             self._start(request, now)
             admitted.append(request)
         return tuple(admitted)
+
+    def pop_given_up(self) -> tuple[Request, ...]:
+        """Requests that have left the queue since the last call without their turn."""
+        given_up = tuple(self._given_up)
+        self._given_up.clear()
+        return given_up
+
+    def _is_hopeless(self, request: Request, now: float) -> bool:
+        """Whether a request would not be finished in time; whoever waits alone is always tried."""
+        if len(self._queue) == 1:
+            return False
+        needed_s = self._pace.seconds_for_steps(self._waiting[request].steps)
+        return now + needed_s > request.deadline
 
     def finish(self, request: Request, now: float, num_steps: int | None = None) -> None:
         """Free the slot of a running request that ended.

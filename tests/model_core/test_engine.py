@@ -374,6 +374,23 @@ def test_caller_who_comes_between_deadline_and_step_takes_the_work_over() -> Non
     assert len(bench.runner.admissions) == 1
 
 
+def test_request_with_too_little_time_left_ends_before_it_begins() -> None:
+    bench = Bench(max_running_requests=1)
+    bench.submit(1, num_steps=4)
+    late = bench.submit(5, num_steps=4, timeout_s=12.0)
+    patient = [bench.submit(source, num_steps=4) for source in (6, 7)]
+    for _ in range(4):
+        bench.engine.step()
+        bench.clock.now += 2.5
+    assert not late.done()
+    bench.engine.step()
+    assert isinstance(error(late), DeadlineExceededError)
+    bench.run_until_idle()
+    assert [answer(future) for future in patient] == [(6,), (7,)]
+    assert bench.load == (0, 0)
+    assert len(bench.runner.admissions) == 3, "the late one never began"
+
+
 # Failures -----------------------------------------------------------------------------------------
 
 

@@ -256,6 +256,41 @@ def test_nothing_is_refused_for_its_deadline_before_anything_was_measured() -> N
     scheduler.enqueue(with_deadline(0.1), 0, 0.0)
 
 
+def test_the_pace_before_an_idle_spell_holds_until_there_is_another() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    for number in range(5):
+        scheduler.finish(admitted(scheduler, 100.0 * number), 100.0 * number + 2.0, num_steps=3)
+    for _ in range(10):
+        enqueue(scheduler, now=1000.0)
+    with pytest.raises(DeadlineUnreachableError):
+        scheduler.enqueue(with_deadline(1005.0, client=""), 0, 1000.0)
+
+
+def test_a_request_with_too_little_time_left_is_given_up_before_it_begins() -> None:
+    scheduler = busy_scheduler(2.0)
+    late, patient = with_deadline(10.0 + 21.0, "late"), with_deadline(100.0, "patient")
+    for request in (late, patient):
+        scheduler.enqueue(request, 0, 10.0)
+    (running,) = scheduler._running
+    scheduler.finish(running, 30.0, num_steps=3)
+    admitted_clients = []
+    for _ in range(3):
+        (request,) = scheduler.admit(30.0)
+        admitted_clients.append(request.client)
+        scheduler.finish(request, 30.0)
+    assert scheduler.pop_given_up() == (late,)
+    assert scheduler.pop_given_up() == ()
+    assert "patient" in admitted_clients
+
+
+def test_the_last_who_waits_is_tried_however_little_time_is_left() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    scheduler.finish(admitted(scheduler, now=0.0), 1000.0, num_steps=3)
+    request = with_deadline(1000.1)
+    scheduler.enqueue(request, 0, 1000.0)
+    assert scheduler.admit(1000.0) == (request,)
+
+
 def test_steps_are_expected_as_they_were_for_sources_of_that_size() -> None:
     expected = ExpectedSteps()
     unknown = request_of(4, num_steps=50)
