@@ -252,7 +252,7 @@ class Engine:
         served.runner.remove(leaving)
         with self._changed:
             for request in leaving:
-                served.ledger.vacate(request)
+                served.ledger.vacate(request, now)
 
     def _admit(self, served: _Served) -> tuple[Request, ...]:
         if served.runner.is_isolating:

@@ -114,10 +114,10 @@ class Ledger:
             subscriptions += self._in_flight.end(request)
         return tuple(subscriptions)
 
-    def vacate(self, request: Request) -> None:
+    def vacate(self, request: Request, now: float) -> None:
         """Free the slot of a leaving request, which has left the runner."""
         del self._leaving[request]
-        self._scheduler.remove(request)
+        self._scheduler.remove(request, now)
 
     def shrink(self, num_requests: int) -> None:
         """Admit fewer from now on: so many were more than the memory holds."""
@@ -141,7 +141,7 @@ class Ledger:
         if self._in_flight.is_needed(request):
             return
         if request.status is RequestStatus.WAITING:
-            self._scheduler.remove(request)
+            self._scheduler.remove(request, request.submitted_at)  # it never ran
         elif request.status is RequestStatus.RUNNING:
             self._leaving[request] = None
         else:

@@ -53,6 +53,17 @@ class Pace:
     def record(self, now: float, work: float, seconds_per_step: float) -> None:
         """Count one completion, and how long its steps were."""
         self._ends.append((now, work))
+        self._learn(seconds_per_step)
+
+    def record_unfinished(self, seconds_per_step: float) -> None:
+        """Learn from a request that left in mid-decode: its steps were that long, or longer.
+
+        Those that end in time are the fast ones; without the others, steps would seem short.
+        """
+        if seconds_per_step > (self._seconds_per_step or 0.0):
+            self._learn(seconds_per_step)
+
+    def _learn(self, seconds_per_step: float) -> None:
         former = self._seconds_per_step
         former = seconds_per_step if former is None else former
         self._seconds_per_step = former + _NEWEST * (seconds_per_step - former)

@@ -162,7 +162,7 @@ class Scheduler:
         while self._queue:
             request = self._queue.next
             if self._is_hopeless(request, now):
-                self.remove(request)
+                self.remove(request, now)
                 self._given_up.append(request)
                 continue
             encode_tokens += request.source_len
@@ -203,13 +203,14 @@ class Scheduler:
             seconds_per_step = (now - entry.admitted_at) / max(1, num_steps)
             self._pace.record(now, entry.work, seconds_per_step)
 
-    def remove(self, request: Request) -> None:
+    def remove(self, request: Request, now: float) -> None:
         """Give up a waiting or running request."""
         if request in self._waiting:
             self._queue.remove(request)
             self._leave_queue(request)
         else:
-            self._leave_batch(request)
+            entry = self._leave_batch(request)
+            self._pace.record_unfinished((now - entry.admitted_at) / entry.steps)
 
     def promote(self, request: Request) -> None:
         """Let a bulk request that waits go with the interactive ones; others are left alone."""

@@ -20,6 +20,7 @@ _WORDS = [
     *("and", "my", "brother", "works", "there", "with", "his", "dog"),
 ]
 _OUTCOMES = {200: "finished", 422: "invalid", 429: "refused", 503: "refused", 504: "expired"}
+_LONGEST_PAUSE_S = 0.5  # of a client that was refused: less than it was asked for
 _MEMORY_SAMPLES = 40
 _SETTLING_PARTS = 4  # of the run, one is left out: caches fill, the allocator finds its size
 _MOST_GROWTH = 0.05  # of the memory, over the rest of the run
@@ -105,7 +106,10 @@ class Clients:
                 await asyncio.gather(calling, return_exceptions=True)
                 self.report.num_hung_up += 1
                 return
-        self._count(await calling)
+        reply = await calling
+        self._count(reply)
+        if reply.retry_after_s:
+            await asyncio.sleep(self._random.uniform(0.0, _LONGEST_PAUSE_S))
 
     def _count(self, reply: Reply) -> None:
         if reply.status == 0:

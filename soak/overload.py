@@ -37,11 +37,13 @@ class Phase:
         seconds: How long calls were begun.
         replies: Of every call.
         memory: Resident bytes of the server, at regular moments.
+        num_begun: Requests that got a slot.
     """
 
     seconds: float
     replies: list[Reply] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
+    num_begun: int = 0
 
     @property
     def goodput(self) -> float:
@@ -83,6 +85,7 @@ async def open_loop(server: Server, calls_per_s: float, seconds: float) -> Phase
     """Calls that come at random moments, so many each second, whatever becomes of them."""
     phase, rng = Phase(seconds), random.Random(1)
     calls: list[asyncio.Task[Reply]] = []
+    begun_before = int(await server.total("tandem_queue_seconds_count"))
     next_call, started = 0.0, time.perf_counter()
     while (now := time.perf_counter() - started) < seconds:
         if now >= len(phase.memory):
@@ -92,6 +95,7 @@ async def open_loop(server: Server, calls_per_s: float, seconds: float) -> Phase
             next_call += rng.expovariate(calls_per_s)
         await asyncio.sleep(max(0.0, next_call - now))
     phase.replies = list(await asyncio.gather(*calls))
+    phase.num_begun = int(await server.total("tandem_queue_seconds_count")) - begun_before
     return phase
 
 
@@ -123,7 +127,8 @@ class Report:
         before_ms, after_ms = (1000 * seconds for seconds in self.latencies_s)
         return (
             f"best: {self.best.goodput:.1f} answers/s, {dict(self.best.statuses)}",
-            f"overload: {self.overload.goodput:.1f} answers/s, {dict(self.overload.statuses)}",
+            f"overload: {self.overload.goodput:.1f} answers/s, {dict(self.overload.statuses)}, "
+            f"{self.overload.num_begun} begun",
             f"refusals: p50 {1000 * percentile(refusals, 50):.0f} ms, "
             f"p99 {1000 * percentile(refusals, 99):.0f} ms",
             f"memory grew by {self.growth:+.2%}",

@@ -19,6 +19,7 @@ METRICS = {
     "tandem_waiting_requests": {"model"},
     "tandem_slots_used": {"model"},
     "tandem_slots_total": {"model"},
+    "tandem_reserved_bytes": {"model"},
     "tandem_source_tokens": {"model", "task"},
     "tandem_generated_tokens": {"model", "task"},
     "tandem_encoder_padding_ratio": {"model", "le"},

@@ -283,6 +283,17 @@ def test_a_request_with_too_little_time_left_is_given_up_before_it_begins() -> N
     assert "patient" in admitted_clients
 
 
+def test_requests_that_run_out_of_time_in_mid_decode_count_as_slow() -> None:
+    scheduler = busy_scheduler(2.0)
+    for _ in range(20):
+        (running,) = scheduler._running
+        scheduler.remove(running, 10.0 + 30.0)
+        enqueue(scheduler, client="many", now=10.0)
+        scheduler.admit(10.0)
+    with pytest.raises(DeadlineUnreachableError):
+        scheduler.enqueue(with_deadline(10.0 + 21.0), 0, 10.0)
+
+
 def test_the_last_who_waits_is_tried_however_little_time_is_left() -> None:
     scheduler = scheduler_with(max_running_requests=1)
     scheduler.finish(admitted(scheduler, now=0.0), 1000.0, num_steps=3)
@@ -425,7 +436,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from([*self.running, *self.waiting]))
         (self.running if request in self.running else self.waiting).remove(request)
-        self.scheduler.remove(request)
+        self.scheduler.remove(request, self.now)
         self.num_ended += 1
 
     @invariant()
