@@ -33,7 +33,8 @@ class IsolatingRunner:
         self._running: dict[Request, None] = {}  # a set that keeps the order of admission
         self._suspects: deque[_Requests] = deque()
         self._failed: list[Request] = []
-        self._overload = 0
+        self._overload = 0  # how many lacked memory together, until it is known who is at fault
+        self._too_many = 0
         self._is_isolating = False
 
     @property
@@ -101,14 +102,16 @@ class IsolatingRunner:
         return failed
 
     def pop_overload(self) -> int:
-        """How many requests lacked memory together since the last call; 0 where none did."""
-        overload, self._overload = self._overload, 0
-        return overload
+        """How many requests lacked memory together since the last call; 0 where none did.
+
+        Where one of them lacks it alone too, it is at fault, and not their number.
+        """
+        too_many, self._too_many = self._too_many, 0
+        return too_many
 
     def _note_overload(self, error: Exception) -> None:
-        if is_out_of_memory(error):
-            smaller = min(self._overload or len(self._running), len(self._running))
-            self._overload = smaller
+        if is_out_of_memory(error) and not self._is_isolating:
+            self._overload = len(self._running)
 
     def _next_suspects(self) -> _Requests:
         return self._suspects.popleft() if self._suspects and not self._running else ()
@@ -120,6 +123,7 @@ class IsolatingRunner:
         suspects = [group for group in groups if group]
         if sum(map(len, suspects)) == 1:
             self._failed.extend(suspects[0])
+            self._overload = 0
         else:
             self._suspects.extendleft(reversed(suspects))
             self._is_isolating = True
@@ -145,6 +149,7 @@ class IsolatingRunner:
         if not self._running and not any(self._suspects):
             self._suspects.clear()
             self._is_isolating = False
+            self._too_many, self._overload = self._overload or self._too_many, 0
 
 
 def _halves(requests: _Requests) -> tuple[_Requests, _Requests]:

@@ -490,29 +490,41 @@ def test_a_lack_of_memory_makes_later_batches_smaller(
     error_of_the_allocator: Exception, place: str
 ) -> None:
     class Small(FakeRunner):
-        is_full = False
-
         def admit(self, requests: Sequence[Request]) -> EncodeReport:
             if place == "admit" and len(self.slots) + len(requests) > 4:
                 raise error_of_the_allocator
             return super().admit(requests)
 
         def step(self) -> StepReport:
-            self.is_full = self.is_full or len(self.slots) > 4
             if len(self.slots) > 4:
                 raise error_of_the_allocator
             return super().step()
 
     bench = Bench(Small(), max_running_requests=8)
     futures = [bench.submit(number) for number in range(8)]
-    bench.engine.step()
-    assert bench.engine.stats("m").slots_total == 4
     bench.run_until_idle()
+    assert bench.engine.stats("m").slots_total == 5, "half of eight, and one more after four ends"
     num_resets = bench.runner.num_resets
     futures += [bench.submit(10 + number, num_steps=2) for number in range(4)]
     bench.run_until_idle()
     assert bench.runner.num_resets == num_resets, "four are admitted without another failure"
     assert all(answer(future) for future in futures if future is not futures[0])
+
+
+def test_a_request_that_lacks_memory_alone_makes_no_batch_smaller() -> None:
+    class Small(FakeRunner):
+        def step(self) -> StepReport:
+            if any(request.source_ids == (7,) for request in self.slots):
+                raise MemoryError
+            return super().step()
+
+    bench = Bench(Small(), max_running_requests=8)
+    futures = [bench.submit(number) for number in range(7)]
+    greedy = bench.submit(7)
+    bench.run_until_idle()
+    assert isinstance(error(greedy), RequestFailedError)
+    assert [answer(future) for future in futures] == [(number,) for number in range(7)]
+    assert bench.engine.stats("m").slots_total == 8
 
 
 def test_other_failures_leave_the_size_of_batches_alone() -> None:
