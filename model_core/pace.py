@@ -31,7 +31,7 @@ class ExpectedSteps:
 
 
 class Pace:
-    """How fast work has been done lately, while there was any.
+    """How fast work has been done lately, while there was more than could be done at once.
 
     The unit of work is a row for a step, as it was expected: so a wrong expectation cancels out.
     """
@@ -50,9 +50,10 @@ class Pace:
         self._ends.clear()
         self._ends.append((now, 0.0))
 
-    def record(self, now: float, work: float, seconds_per_step: float) -> None:
-        """Count one completion, and how long its steps were."""
-        self._ends.append((now, work))
+    def record(self, now: float, work: float | None, seconds_per_step: float) -> None:
+        """Count one completion and its work, None where it is no measure of the pace."""
+        if work is not None:
+            self._ends.append((now, work))
         self._learn(seconds_per_step)
 
     def record_unfinished(self, seconds_per_step: float) -> None:

@@ -119,7 +119,7 @@ class Scheduler:
         self.check_room(request.client, request.priority, request.deadline, now, steps=steps)
         self._check_source(request, now)
         entry = _Entry(cost_bytes, steps, steps * request.parameters.num_hypotheses)
-        if self.is_idle:
+        if not self._waiting:
             self._pace.restart(now)
         self._waiting[request] = entry
         self._queue.add(request, entry.work)
@@ -185,7 +185,7 @@ class Scheduler:
         """Whether a request would not be finished in time; whoever waits alone is always tried."""
         if len(self._queue) == 1:
             return False
-        needed_s = self._pace.seconds_for_steps(self._waiting[request].steps)
+        needed_s = self._pace.seconds_for_steps(self._expected_steps.of(request))
         return now + needed_s > request.deadline
 
     def finish(self, request: Request, now: float, num_steps: int | None = None) -> None:
@@ -201,7 +201,8 @@ class Scheduler:
         if num_steps is not None:
             self._expected_steps.record(request, num_steps)
             seconds_per_step = (now - entry.admitted_at) / max(1, num_steps)
-            self._pace.record(now, entry.work, seconds_per_step)
+            # Where nobody waits, requests end as they come: that is no measure of what can be done.
+            self._pace.record(now, entry.work if self._waiting else None, seconds_per_step)
 
     def remove(self, request: Request, now: float) -> None:
         """Give up a waiting or running request."""
@@ -280,6 +281,8 @@ class Scheduler:
     def _check_time(
         self, client: str, priority: Priority, deadline: float, now: float, *, steps: float
     ) -> None:
+        if len(self._waiting) + len(self._running) < self._num_slots:
+            return  # it begins at the next step
         waiting_s = self._pace.seconds_for(self._queue.work_before(client, priority), now)
         if waiting_s is None:
             return

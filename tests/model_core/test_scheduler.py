@@ -94,17 +94,26 @@ def test_full_queue_refuses_by_source_tokens_unless_it_is_empty() -> None:
 
 
 def test_retry_after_is_the_time_that_the_queue_needs_at_the_measured_rate() -> None:
-    scheduler = scheduler_with(max_running_requests=4, max_waiting_requests=6)
-    for _ in range(4):
+    scheduler = scheduler_with(max_running_requests=3, max_waiting_requests=6)
+    for _ in range(3):
         enqueue(scheduler)
     running = scheduler.admit(0.0)
-    for number, request in enumerate(running[:3], start=1):
-        scheduler.finish(request, 2.0 * number, num_steps=3)  # one in two seconds
     for _ in range(6):
         enqueue(scheduler)
+    for number, request in enumerate(running, start=1):
+        scheduler.finish(request, 2.0 * number, num_steps=3)  # one in two seconds
     with pytest.raises(QueueFullError) as refused:
         scheduler.enqueue(request_of(1), 0, now=6.0)
     assert refused.value.retry_after_s == pytest.approx(12.0)
+
+
+def test_a_pace_without_anybody_waiting_is_no_measure_of_what_can_be_done() -> None:
+    scheduler = scheduler_with(max_running_requests=8)
+    for number in range(20):
+        scheduler.finish(admitted(scheduler, 10.0 * number), 10.0 * number + 5.0, num_steps=3)
+    for _ in range(7):
+        scheduler.enqueue(with_deadline(1006.0, client=""), 0, 1000.0)
+    assert len(scheduler.admit(1000.0)) == 7
 
 
 def test_retry_after_has_bounds_before_anything_was_measured() -> None:
@@ -131,7 +140,7 @@ def test_idle_time_does_not_count_as_slowness() -> None:
 def admitted(scheduler: Scheduler, now: float) -> Request:
     request = request_of(1)
     scheduler.enqueue(request, 0, now)
-    assert scheduler.admit(0.0) == (request,)
+    assert scheduler.admit(now) == (request,)
     return request
 
 
@@ -257,13 +266,16 @@ def test_nothing_is_refused_for_its_deadline_before_anything_was_measured() -> N
 
 
 def test_the_pace_before_an_idle_spell_holds_until_there_is_another() -> None:
-    scheduler = scheduler_with(max_running_requests=1)
-    for number in range(5):
-        scheduler.finish(admitted(scheduler, 100.0 * number), 100.0 * number + 2.0, num_steps=3)
+    scheduler = busy_scheduler(2.0)
+    for _ in range(10):
+        (running,) = scheduler._running
+        scheduler.finish(running, 12.0, num_steps=3)
+        scheduler.admit(12.0)
+    assert scheduler.is_idle
     for _ in range(10):
         enqueue(scheduler, now=1000.0)
     with pytest.raises(DeadlineUnreachableError):
-        scheduler.enqueue(with_deadline(1005.0, client=""), 0, 1000.0)
+        scheduler.enqueue(with_deadline(1000.5, client=""), 0, 1000.0)
 
 
 def test_a_request_with_too_little_time_left_is_given_up_before_it_begins() -> None:
