@@ -96,7 +96,7 @@ def test_health_fails_when_the_loop_cannot_be_rebuilt() -> None:
 def test_the_watchdog_notices_a_stuck_step_and_its_end(tmp_path: Path) -> None:
     obstacle = tmp_path / "obstacle"
     obstacle.touch()
-    with faulty("--stuck-s", "0.2") as served, ThreadPoolExecutor() as threads:
+    with faulty("--stuck-s", "2") as served, ThreadPoolExecutor() as threads:
         call = threads.submit(post, served, f"fault stuck {obstacle} is here.")
         served.until(lambda: served.client.get("/health").status_code == 503)
         ready = served.client.get("/ready")
