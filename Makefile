@@ -10,8 +10,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test test-slow test-properties exactness soak test-gpu check format models-table \
-	bench bench-full bench-sweep bench-gpu growth performance-page
+.PHONY: help venv serve test test-slow test-properties exactness soak test-gpu check format \
+	models-table bench bench-full bench-sweep bench-gpu growth performance-page
 
 help:
 	@echo "make serve      start the server (settings: TANDEM_*, see README.md)"
