@@ -202,6 +202,7 @@ def write(key: Tensor, value: Tensor, entries: PagedEntries) -> None:
         PAGE=PAGE_LEN,
         PADDED_HEADS=triton.next_power_of_2(num_heads),
         PADDED_DIM=triton.next_power_of_2(head_dim),
+        enable_fp_fusion=True,
     )
 
 
@@ -262,6 +263,7 @@ def attend(
         NUM_SPLITS=num_splits,
         HAS_ANCESTRY=ancestry is not None,
         HAS_BIAS=bias is not None,
+        enable_fp_fusion=True,
     )
     if num_splits > 1:
         _combine_kernel[(num_rows * num_heads,)](
@@ -270,6 +272,7 @@ def attend(
             HEAD_DIM=head_dim,
             PADDED_DIM=max(16, triton.next_power_of_2(head_dim)),
             NUM_SPLITS=num_splits,
+            enable_fp_fusion=True,
         )
     return context
 

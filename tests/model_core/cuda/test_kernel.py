@@ -1,6 +1,10 @@
 """The fused kernel, and the plain one, against attention that is written out in float64."""
 
 import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +83,12 @@ def test_few_programs_share_their_pages_and_many_do_not() -> None:
     from model_core.cuda.kernel import num_splits_for
 
     assert [num_splits_for(programs, 132) for programs in (16, 64, 256, 2048)] == [16, 4, 1, 1]
+
+
+@needs_triton
+def test_the_kernels_compile_without_a_gpu(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.model_core.cuda.compiling", "90", "bf16", "fp32"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 4
