@@ -1,6 +1,7 @@
 """The runner of CUDA on a CPU: the functions that are captured there are called here."""
 
 import random
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from model_core.cuda.device import HostDevice, Mark
 from model_core.cuda.runner import PooledRunner
+from model_core.cuda.slots import SlotTable
 from model_core.decoder import Decoder
 from model_core.errors import InvalidParameterError, SourceTooLongError
 from model_core.request import Output, Request
@@ -245,6 +247,49 @@ def test_a_request_may_leave_before_it_has_joined() -> None:
     device.is_done = True
     assert list(run(runner)) == [staying]
     assert runner.num_free_pages == runner.num_pages
+
+
+class CountedMoves(HostDevice):
+    """A device whose marks know how many slots had moved before them."""
+
+    def __init__(self) -> None:
+        self.num_moves = 0
+        self.num_reads = 0
+
+    def mark(self) -> Mark:
+        return _Counted(self.num_moves)
+
+    def reading(self, after: Mark) -> AbstractContextManager[Any]:
+        assert isinstance(after, _Counted)
+        assert after.num_moves == self.num_moves, "a slot may be read before it has moved"
+        self.num_reads += 1
+        return nullcontext()
+
+
+class _Counted(Mark):
+    def __init__(self, num_moves: int) -> None:
+        self.num_moves = num_moves
+
+    def is_reached(self) -> bool:
+        return True
+
+
+def test_results_are_read_behind_every_move_of_their_slots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = CountedMoves()
+    move = SlotTable.move
+
+    def counted(table: SlotTable, source: int, destination: int) -> None:
+        device.num_moves += 1
+        move(table, source, destination)
+
+    monkeypatch.setattr(SlotTable, "move", counted)
+    runner = pooled_runner(LEAN, device=device)
+    runner.admit([request(n, max_length=n + 3, eos_token_ids=()) for n in range(4)])
+    assert len(run(runner)) == 4
+    assert device.num_moves == 2
+    assert device.num_reads >= 4
 
 
 def test_what_has_no_slot_is_refused_by_name() -> None:
