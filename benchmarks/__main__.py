@@ -18,7 +18,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
     chosen = PLANS[arguments.plan]
     sizes = {name: chosen[name] for name in arguments.workloads or chosen}
-    measurements = plan(sizes, arguments.systems, arguments.modes)
+    measurements = [
+        each
+        for each in plan(sizes, arguments.systems, arguments.modes)
+        if f"{each.workload}/{each.mode}" not in arguments.leave_out
+    ]
     print(describe(measurements), file=sys.stderr)
     if arguments.dry:
         return
@@ -53,6 +57,7 @@ def main() -> None:
     run.add_argument("--workloads", nargs="+", choices=WORKLOADS)
     run.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     run.add_argument("--modes", nargs="+", choices=_MODES, default=list(_MODES))
+    run.add_argument("--leave-out", nargs="+", default=[], metavar="WORKLOAD/MODE")
     run.add_argument("--minutes", type=float, help="begin nothing that would end later")
     run.add_argument("--output", type=Path, default=_RESULTS / "suite.json")
     run.add_argument("--dry", action="store_true", help="print the plan and stop")
