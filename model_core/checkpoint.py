@@ -88,7 +88,7 @@ class Checkpoint:
     Attributes:
         name: The folder's name, or the Hub id.
         source: Folder or Hub id, as it was given.
-        revision: As it was given.
+        revision: Commit of a Hub id; None for a folder.
         architecture: Class of the model.
         model: In evaluation mode, without gradients, on its device and in its dtype; in float32 if
             that is int8, which is made of it later.
@@ -158,6 +158,7 @@ class _Loader:
         device = _device(self._options.device)
         self._check_int8(device)
         self._files.check()
+        self._files.pin()
         config = self._files.json("config.json", required=True)
         self._check_architecture(config)
         self._check_weights()
@@ -183,7 +184,7 @@ class _Loader:
         return Checkpoint(
             name=self._files.name,
             source=self._source,
-            revision=self._options.revision,
+            revision=self._files.revision,
             architecture=type(model).__name__,
             model=model,
             tokenizer=tokenizer,
@@ -253,11 +254,12 @@ class _Loader:
             )
 
     def _model(self, config: Mapping[str, Any], device: torch.device) -> PreTrainedModel:
+        # With the pinned revision.
         kwargs = {**self._files.kwargs, "trust_remote_code": self._options.trust_remote_code}
         model: Any
-        model, report = AutoModelForSeq2SeqLM.from_pretrained(
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(  # nosec B615
             self._source,
-            config=AutoConfig.from_pretrained(self._source, **kwargs),
+            config=AutoConfig.from_pretrained(self._source, **kwargs),  # nosec B615
             dtype=self._dtype(device),
             use_safetensors=None if self._options.allow_pickle else True,
             output_loading_info=True,

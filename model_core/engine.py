@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -264,14 +265,18 @@ class Engine:
         for subscription in given_up:
             subscription.fail(DeadlineExceededError("there was too little time left to begin"))
         for request in admitted:
+            request.admitted_at = now
             self._observer.admitted(served.name, now - request.submitted_at)
         return admitted
 
     def _encode(self, served: _Served, admitted: tuple[Request, ...]) -> None:
         started = self._clock()
         report = served.runner.admit(admitted)
+        now = self._clock()
+        for request in admitted:
+            request.encoded_at = now
         if report.num_encoded or report.num_cached:
-            self._observer.encoded(served.name, report, self._clock() - started)
+            self._observer.encoded(served.name, report, now - started)
 
     def _decode(self, served: _Served) -> StepReport:
         started = self._clock()
@@ -285,7 +290,9 @@ class Engine:
             _logger.error("%s: memory lacked for %d requests", served.name, overload)
             with self._changed:
                 served.ledger.shrink(overload)
+        now = self._clock()
         for request, output in report.finished:
+            output = replace(output, timing=request.timing(now))
             for subscription in self._end(
                 served, request, RequestStatus.FINISHED, len(output.best.token_ids)
             ):

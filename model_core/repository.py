@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from model_core.errors import CheckpointError
 
@@ -19,7 +19,7 @@ class Repository:
 
     Attributes:
         location: Folder or Hub id, as the operator wrote it; every error starts with it.
-        revision: Branch, tag or commit on the Hub.
+        revision: Branch, tag or commit on the Hub; the commit itself once it is pinned.
         is_local: Whether it is a folder.
     """
 
@@ -50,6 +50,17 @@ class Repository:
             raise self.error("a folder or a Hub id", "a file")
         if not _HUB_ID.fullmatch(self.location) or self.location.startswith("."):
             raise self.error("a folder or a Hub id", "neither: no such folder")
+
+    def pin(self) -> None:
+        """Name the commit, so that every further file is of the same one, whatever is pushed.
+
+        Raises:
+            CheckpointError: The Hub cannot be reached or has no such repository.
+        """
+        if self.is_local:
+            return
+        path = self.file("config.json", required=True)
+        self.revision = extract_commit_hash(path, None) or self.revision
 
     def file(self, name: str, *, required: bool = False) -> str | None:
         """Path of a file; None where there is none.

@@ -50,6 +50,38 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """When a request went from phase to phase, in seconds on the engine's clock.
+
+    Attributes:
+        submitted_at: It entered the queue.
+        admitted_at: It got its slot.
+        encoded_at: It joined the batch.
+        ended_at: Its last step was over.
+    """
+
+    submitted_at: float
+    admitted_at: float
+    encoded_at: float
+    ended_at: float
+
+    @property
+    def queue_s(self) -> float:
+        """Time in the queue."""
+        return self.admitted_at - self.submitted_at
+
+    @property
+    def encode_s(self) -> float:
+        """Time of the encoder, and of whoever was encoded with it."""
+        return self.encoded_at - self.admitted_at
+
+    @property
+    def decode_s(self) -> float:
+        """Time of all steps."""
+        return self.ended_at - self.encoded_at
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """The result of one request.
 
@@ -57,11 +89,13 @@ class Output:
         hypotheses: `num_return_sequences` of them, best first; drawn ones in the order of drawing.
         source_tokens: Source tokens, special tokens included.
         prefix_tokens: Target tokens that were given: they stand in every hypothesis.
+        timing: Of the work that gave it, which identical requests share; None outside an engine.
     """
 
     hypotheses: tuple[Hypothesis, ...]
     source_tokens: int
     prefix_tokens: int = 0
+    timing: Timing | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, request: "Request", hypotheses: tuple[Hypothesis, ...]) -> "Output":
@@ -91,6 +125,8 @@ class Request:
         submitted_at: `time.monotonic()` of the first submission, seconds.
         deadline: The latest deadline among its callers, on the same clock; infinity where one of
             them waits without limit. Written by the engine only.
+        admitted_at: When it got its slot, on the same clock; written by the engine only.
+        encoded_at: When it joined the batch; written by the engine only.
         client: Who takes turns with others; empty where nobody was named.
         priority: Its class. Written by the engine only.
         status: Written by the engine only, from any thread.
@@ -101,6 +137,8 @@ class Request:
     parameters: GenerationParameters
     submitted_at: float = 0.0
     deadline: float = math.inf
+    admitted_at: float = 0.0
+    encoded_at: float = 0.0
     client: str = ""
     priority: Priority = "interactive"
     status: RequestStatus = field(default=RequestStatus.WAITING)
@@ -109,6 +147,10 @@ class Request:
     def source_len(self) -> int:
         """Number of source tokens."""
         return len(self.source_ids)
+
+    def timing(self, ended_at: float) -> Timing:
+        """Its phases, once it has ended."""
+        return Timing(self.submitted_at, self.admitted_at, self.encoded_at, ended_at)
 
     def is_abandoned(self, now: float) -> bool:
         """Whether nobody waits for the result any more; safe to ask from any thread.

@@ -166,7 +166,7 @@ class TextProcessor:
         """
         _check_text("target_prefix", target_prefix)
         prefix = self._target.encode(target_prefix, field="target_prefix").body
-        _check_ids("target_prefix", prefix, self._target, defaults.vocab_size)
+        _check_ids("target_prefix", prefix, defaults.vocab_size)
         forced = named.over(defaults.values).forced_bos_token_id
         first = () if forced is None else (forced,)
         return replace(named, target_prefix_ids=(*first, *prefix))
@@ -181,7 +181,7 @@ class TextProcessor:
         truncated = len(source_ids) < len(encoded)
         if truncated and (overflow == "error" or not source_ids):
             raise SourceTooLongError(len(encoded), most)
-        _check_ids("text", source_ids, self._source, self._checkpoint.source_vocab_size)
+        _check_ids("text", source_ids, self._checkpoint.source_vocab_size)
         return source_ids, truncated
 
 
@@ -198,16 +198,18 @@ def _check_shared_vocabulary(
             raise InvalidParameterError(name, value, expected)
 
 
-def _check_ids(field: str, ids: Sequence[int], tokenizer: TextTokenizer, vocab_size: int) -> None:
+def _check_ids(field: str, ids: Sequence[int], vocab_size: int) -> None:
     if max(ids) >= vocab_size:
-        token = tokenizer.token_of(max(ids))
-        raise InvalidParameterError(field, token, "tokens that the checkpoint knows")
+        raise InvalidParameterError(field, f"token {max(ids)}", "tokens that the checkpoint knows")
 
 
 def _check_text(field: str, text: str) -> None:
+    """Refuse what is no text; like every error of a text, without showing any of it."""
+    given = f"{len(text)} characters"
     if not text.strip():
-        raise InvalidParameterError(field, text, "at least one character that is not blank")
+        raise InvalidParameterError(field, given, "at least one character that is not blank")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidParameterError(field, ascii(text[:40]), "well-formed Unicode") from error
+        expected = f"well-formed Unicode, unlike character {error.start}"
+        raise InvalidParameterError(field, given, expected) from None

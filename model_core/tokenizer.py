@@ -43,7 +43,8 @@ def load_tokenizer(
     """
     files.check()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        # The arguments of the files have their revision.
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615
             files.location, trust_remote_code=trust_remote_code, **files.kwargs, **kwargs
         )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:

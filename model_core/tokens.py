@@ -108,7 +108,8 @@ class TextTokenizer:
             body = self._body(text, lead, lead_ids, field)
             head, tail = self._frame(wanted)
         if not body:
-            raise InvalidParameterError(field, text, "at least one token: this text has none")
+            given = f"{len(text)} characters"
+            raise InvalidParameterError(field, given, "at least one token: this text has none")
         return EncodedText(head, tuple(body), tail, len(lead_ids))
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -183,9 +184,8 @@ class TextTokenizer:
 
 
 def _check_words(text: str, field: str) -> None:
-    found = _LONG_WORD.search(text)
-    if found is not None:
-        given = f"a word of more than {_MAX_WORD_CHARS} characters ({found[0][:20]}...)"
+    if _LONG_WORD.search(text):
+        given = f"a word of more than {_MAX_WORD_CHARS} characters"
         expected = f"words of at most {_MAX_WORD_CHARS} characters, as this tokenizer needs"
         raise InvalidParameterError(field, given, expected)
 

@@ -238,10 +238,61 @@ def test_decoder_only_model_is_refused(tmp_path: Path) -> None:
     assert_fails(str(folder), "expected an encoder-decoder", "gpt2", "GPT2LMHeadModel")
 
 
-def test_code_of_the_checkpoint_is_not_run_unless_trusted(bart: Path) -> None:
+_OWN_CODE = """
+from pathlib import Path
+Path({trace!r}).touch()
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+class Config(BartConfig):
+    model_type = "own"
+class Model(BartForConditionalGeneration):
+    config_class = Config
+"""
+
+
+def test_code_of_the_checkpoint_is_run_only_if_trusted(
+    bart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
+    was_run = tmp_path / "was-run"
+    (bart / "own.py").write_text(_OWN_CODE.format(trace=str(was_run)))
     auto_map = {"AutoConfig": "own.Config", "AutoModelForSeq2SeqLM": "own.Model"}
     edit(bart / "config.json", model_type="own", auto_map=auto_map)
+
     assert_fails(str(bart), "code of its own, which is not trusted")
+    assert not was_run.exists()
+
+    load_checkpoint(str(bart), CheckpointOptions(device="cpu", trust_remote_code=True))
+    assert was_run.exists()
+
+
+def test_code_beside_an_architecture_that_the_library_knows_is_not_run(
+    bart: Path, tmp_path: Path
+) -> None:
+    was_run = tmp_path / "was-run"
+    (bart / "own.py").write_text(_OWN_CODE.format(trace=str(was_run)))
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForSeq2SeqLM": "own.Model"}
+    edit(bart / "config.json", auto_map=auto_map)
+    edit(bart / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Slow", "own.Fast"]})
+
+    load(bart)
+
+    assert not was_run.exists()
+
+
+def test_a_checkpoint_of_the_hub_is_pinned_to_one_commit(
+    bart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--owner--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(bart, repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    checkpoint = load_checkpoint("owner/name", CheckpointOptions(device="cpu"))
+
+    assert checkpoint.revision == commit
 
 
 @pytest.mark.parametrize("name", ["bart", "mbart", "marian", "t5", "bert-generation"])
