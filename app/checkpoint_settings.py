@@ -11,11 +11,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from app.settings import NO_FILE
 from model_core.checkpoint import CheckpointOptions
 from model_core.errors import TandemError
 from model_core.spelling import did_you_mean
 
-NO_FILE = "none"
 _SET_BY_THE_SERVER = ("local_files_only", "revision", "trust_remote_code")
 
 

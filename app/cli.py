@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from app.cli_parts import (
+    FLAG_FIELDS,
     MODEL_FIELDS,
     Command,
     decoded,
@@ -43,14 +44,14 @@ main.add_command(verify)
 
 
 @main.command()
-@settings_options(Settings.model_fields)
+@settings_options(FLAG_FIELDS)
 def serve(**flags: Any) -> None:
     """Serve POST /translate and POST /summarize until SIGTERM."""
     settings = read_settings(flags)
     from app.logs import configure_logging
     from app.server import serve as serve_until_signalled
 
-    configure_logging()
+    configure_logging(settings.log_format)
     with plain_errors():
         serve_until_signalled(settings, click.echo)
 

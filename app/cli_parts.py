@@ -11,6 +11,9 @@ from app.settings import Settings, UnknownVariableError, default_text, variable
 from model_core.errors import TandemError
 
 Command = Callable[..., None]
+FLAG_FIELDS = tuple(field for field in Settings.model_fields if field != "api_keys")
+"""Settings that are flags: a list of processes shows the flags of all of them."""
+
 MODEL_FIELDS = (
     "checkpoints_file",
     "device",
@@ -77,7 +80,7 @@ def _explain(error: ValidationError) -> str:
     for each in error.errors(include_url=False):
         field = str(each["loc"][0]) if each["loc"] else ""
         name = variable(field) if field in Settings.model_fields else field
-        value = f" is {each['input']!r}" if field else ""
+        value = f" is {each['input']!r}" if field and field != "api_keys" else ""
         message = each["msg"].removeprefix("Value error, ")
         lines.append(f"{name}{value}: {message}".removeprefix(": "))
     return "; ".join(lines)

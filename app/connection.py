@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from app.http_protocol import HttpProtocol
+
 _FILES_KEPT = 64  # open files that are no connections: weights, the log, the loop's own
 _BODY_GRACE_S = 1.0  # the app answers a late body itself, with a problem
 _DROP_AT_ONCE = struct.pack("ii", 1, 0)
@@ -50,7 +52,7 @@ def connections_with(*, receive_s: float, send_s: float, max_connections: int) -
     return Connection
 
 
-class TimedConnection(H11Protocol):
+class TimedConnection(HttpProtocol):
     """uvicorn's connection with a time for everything that a client has to do.
 
     Attributes:

@@ -14,7 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from app.invalid_fields import invalid_fields, refused_field
+from app.logs import frames_of
 from app.quota import QuotaExceededError
+from app.request_context import RequestContext, context_of
 from app.schemas import SummarizeRequest, TranslateRequest
 from model_core.errors import (
     DeadlineExceededError,
@@ -71,9 +73,19 @@ class BodyTimeoutError(HTTPException):
 
 
 class ProblemResponse(JSONResponse):
-    """Problem details as ASCII: a client's lone surrogate must not break its own error."""
+    """Problem details as ASCII: a client's lone surrogate must not break its own error.
+
+    Attributes:
+        kind: What happened, in a word or two; the last part of the problem's type.
+    """
 
     media_type = "application/problem+json"
+
+    def __init__(
+        self, kind: str, content: Mapping[str, object], status: int, headers: Mapping[str, str]
+    ) -> None:
+        self.kind = kind
+        super().__init__(content, status, headers)
 
     def render(self, content: Any) -> bytes:
         """Encode the members."""
@@ -81,11 +93,10 @@ class ProblemResponse(JSONResponse):
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error of the app in one form."""
+    """Answer errors in one form; what has no handler here ends in `app.calls.Calls`."""
     app.add_exception_handler(TandemError, _on_tandem_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_exception)
 
 
 def problem(
@@ -104,22 +115,23 @@ def problem(
         "detail": detail[:_MAX_DETAIL_CHARS],
         **(members or {}),
     }
-    return ProblemResponse(content, status, headers)
+    return ProblemResponse(kind, content, status, headers or {})
 
 
 async def _on_tandem_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, TandemError)
-    return tandem_problem(error)
-
-
-def tandem_problem(error: TandemError) -> ProblemResponse:
-    """Problem details of an error of the engine or of the service."""
+    context = context_of(request.scope)
     if isinstance(error, TextError):
-        return _tandem_problem(error.cause, str(error), {"index": error.index})
-    return _tandem_problem(error, str(error), {})
+        answer = _tandem_problem(error.cause, str(error), {"index": error.index}, context)
+    else:
+        answer = _tandem_problem(error, str(error), {}, context)
+    context.outcome = answer.kind
+    return answer
 
 
-def _tandem_problem(error: TandemError, detail: str, members: dict[str, object]) -> ProblemResponse:
+def _tandem_problem(
+    error: TandemError, detail: str, members: dict[str, object], context: RequestContext
+) -> ProblemResponse:
     headers = None
     match error:
         case UnknownLanguageError():
@@ -159,7 +171,7 @@ def _tandem_problem(error: TandemError, detail: str, members: dict[str, object])
         case ClientDisconnectedError():
             status, kind = _CLIENT_CLOSED_REQUEST, "client-disconnected"
         case _:
-            return _internal_problem(error)
+            return internal_problem(error, context)
     return problem(status, kind, detail, headers=headers, members=members)
 
 
@@ -172,6 +184,7 @@ async def _on_validation_error(request: Request, error: Exception) -> ProblemRes
     body = TranslateRequest if request.url.path.endswith("/translate") else SummarizeRequest
     errors = invalid_fields(error.errors(), body.model_fields)
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in errors[:3])
+    context_of(request.scope).outcome = "invalid-request"
     return problem(422, "invalid-request", detail, members={"errors": errors})
 
 
@@ -183,6 +196,7 @@ async def _on_http_exception(request: Request, error: Exception) -> ProblemRespo
         kind = "body-timeout"
     else:
         kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    context_of(request.scope).outcome = kind
     return problem(error.status_code, kind, _detail(error), headers=error.headers)
 
 
@@ -191,18 +205,22 @@ def _detail(error: HTTPException) -> str:
     match error.__cause__:
         case UnicodeDecodeError() as cause:
             return f"the body is not UTF-8: byte {cause.start} does not decode"
-        case RecursionError():
-            return "the body is nested too deeply"
         case _:
             return str(error.detail)
 
 
-async def _on_exception(request: Request, error: Exception) -> ProblemResponse:
-    return _internal_problem(error)
+def internal_problem(error: Exception, context: RequestContext) -> ProblemResponse:
+    """Problem details of a fault of the server, which is logged without the exception's message.
 
-
-def _internal_problem(error: Exception) -> ProblemResponse:
+    A library may repeat in its messages what it was given: a text.
+    """
     error_id = uuid.uuid4().hex
-    logger.error("error %s: %s", error_id, type(error).__name__, exc_info=error)
+    context.outcome = "internal-error"
+    logger.error(
+        "error %s: %s",
+        error_id,
+        type(error).__name__,
+        extra={"fields": {"request_id": context.request_id, "frames": frames_of(error)}},
+    )
     detail = "the server failed; the id finds it in the log"
     return problem(500, "internal-error", detail, members={"error_id": error_id})

@@ -5,42 +5,80 @@ from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from opentelemetry.trace import TracerProvider
 
+from app.api_keys import ApiKeys
+from app.calls import Calls
 from app.errors import add_error_handlers
+from app.gate import HeaderGate, KeyGate
 from app.lifespan import lifespan_of
 from app.middleware import BodyLimit, Goodbye
-from app.openapi import show_bounds
+from app.openapi import complete_page
 from app.opening import open_service as _open_service
 from app.routers import info, metrics, summarize, translate
 from app.service import TextService
 from app.settings import Settings
+from app.tracing import CallTracer, open_provider, telemetry_of
+
+_CORS_METHODS = ("GET", "POST")
+_CORS_HEADERS = ("Authorization", "X-API-Key", "X-Request-ID", "X-Request-Timeout", "traceparent")
+_CORS_EXPOSED = ("X-Request-ID", "Retry-After")
 
 
 def create_app(
-    settings: Settings, open_service: Callable[[], TextService] | None = None
+    settings: Settings,
+    open_service: Callable[[], TextService] | None = None,
+    *,
+    keys: ApiKeys | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """The app; its checkpoints are loaded when it starts.
 
     Args:
         settings: What the operator set.
         open_service: Gives the service, called once at start; left out: what the settings name.
+        keys: Of those who may call; left out: what the settings name.
+        tracer_provider: Receives the spans; left out: what the settings name.
     """
+    keys = keys or ApiKeys.of(settings)
+    provider = tracer_provider or open_provider(otlp_traces=settings.otlp_traces)
     app = FastAPI(
         title="Tandem",
         summary="Translation and summarization with encoder-decoder checkpoints.",
         version=version("tandem-serve"),
         lifespan=lifespan_of(open_service or partial(_open_service, settings)),
+        telemetry=telemetry_of(provider),
     )
-    app.add_middleware(
-        BodyLimit, max_body_bytes=settings.max_body_bytes, receive_s=settings.receive_s
-    )
-    app.add_middleware(Goodbye)
+    _add_middleware(app, settings, keys, CallTracer(provider))
     add_error_handlers(app)
     app.include_router(info.router)
-    app.include_router(metrics.router)
+    if not settings.metrics_port:
+        app.include_router(metrics.router)
     if settings.translate_model:
         app.include_router(translate.router)
     if settings.summarize_model:
         app.include_router(summarize.router)
-    show_bounds(app, settings)
+    complete_page(app, settings, needs_key=keys.are_required)
     return app
+
+
+def _add_middleware(
+    app: FastAPI, settings: Settings, keys: ApiKeys, trace_call: CallTracer
+) -> None:
+    """Add from the inside out: what is added last sees a call first."""
+    app.add_middleware(
+        BodyLimit, max_body_bytes=settings.max_body_bytes, receive_s=settings.receive_s
+    )
+    app.add_middleware(Goodbye)
+    app.add_middleware(KeyGate, keys=keys)
+    if settings.cors_origins:  # outside the gate: a browser asks first, and without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=_CORS_METHODS,
+            allow_headers=_CORS_HEADERS,
+            expose_headers=_CORS_EXPOSED,
+        )
+    app.add_middleware(HeaderGate, max_header_bytes=settings.max_header_bytes)
+    app.add_middleware(Calls, trace_call=trace_call)

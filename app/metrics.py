@@ -31,7 +31,7 @@ _RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class Metrics:
-    """The `tandem_*` metrics; labels are `model`, `task` and `outcome` only.
+    """The `tandem_*` metrics; labels are `model`, `task` and `outcome`, of calls `client` too.
 
     Observes the engine (`model_core.observer.EngineObserver`) from its threads, and the calls
     from the event loop. A request is one text: a call with a list of texts counts several. The
@@ -60,6 +60,7 @@ class Metrics:
         )
         self._cancelled = self._counter("cancelled_requests", "Requests given up.", "model", "task")
         self._truncated = self._counter("truncated_requests", "Texts cut.", "model", "task")
+        self._calls = self._counter("calls", "Calls answered.", "client", "path", "status")
 
     def watch(self, read_stats: ReadStats) -> None:
         """Report queues and slots, read at each scrape."""
@@ -70,6 +71,16 @@ class Metrics:
         return generate_latest(self.registry)
 
     # What the calls report.
+
+    def call_ended(self, client: str, path: str, status: int) -> None:
+        """Count one call, whatever it was about.
+
+        Args:
+            client: Name of the caller's key.
+            path: Of the route.
+            status: Of the answer.
+        """
+        self._calls.labels(client, path, status).inc()
 
     def request_ended(self, model: str, task: str, outcome: Outcome, seconds: float) -> None:
         """Count one text of a call."""

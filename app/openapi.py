@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.gate import OPEN_PATHS
 from app.schemas import Problem, Status
 from app.settings import Settings
 
@@ -19,23 +20,34 @@ _DESCRIPTIONS = {
     504: "The request was not finished in its time.",
 }
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = Problem.model_json_schema()
+    return {
         "description": description,
-        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+        "content": {"application/problem+json": {"schema": schema}},
     }
-    for status, description in _DESCRIPTIONS.items()
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: _problem(description) for status, description in _DESCRIPTIONS.items()
 }
 
 NOT_SO: dict[int | str, dict[str, Any]] = {
     503: {"model": Status, "description": "Not so, for the reason that is named."}
 }
 
+_TOO_LARGE_HEADERS = "The request's line and headers are larger than the server takes."
+_NO_KEY = "A key is needed, as `Authorization: Bearer` or as `X-API-Key`."
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _BOUND_NAMES = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 
 
-def show_bounds(app: FastAPI, settings: Settings) -> None:
-    """Let the API's page show the bounds that the operator has lowered."""
+def complete_page(app: FastAPI, settings: Settings, *, needs_key: bool) -> None:
+    """Let the API's page show the operator's bounds, and what stands before every route."""
     whole_schema = app.openapi
     lowered = {
         "num_beams": settings.max_num_beams,
@@ -54,6 +66,9 @@ def show_bounds(app: FastAPI, settings: Settings) -> None:
         _lower_all(schemas.get("Parameters"), lowered)
         for body in ("TranslateRequest", "SummarizeRequest"):
             _lower_all(schemas.get(body), of_bodies)
+            _bound_texts(schemas.get(body), settings.max_text_chars)
+        _link_languages(schema["paths"])
+        _show_gate(schema, needs_key=needs_key)
         _keep_whole(schema)
         return schema
 
@@ -66,6 +81,43 @@ def _lower_all(schema: dict[str, Any] | None, lowered: Mapping[str, float]) -> N
     for name, most in lowered.items():
         for kind in _kinds(properties.get(name, {})):
             _lower(kind, most)
+
+
+def _bound_texts(schema: dict[str, Any] | None, max_chars: int) -> None:
+    properties = schema["properties"] if schema else {}
+    for name in ("text", "target_prefix"):
+        for kind in _kinds(properties.get(name, {})):
+            for of_text in (kind, kind.get("items", {})):
+                if of_text.get("type") == "string":
+                    of_text["maxLength"] = max_chars
+
+
+def _link_languages(paths: dict[str, Any]) -> None:
+    """Let the page say that what `/languages` names can be translated."""
+    if "/translate" not in paths:
+        return
+    first = "$response.body#/models/0/pairs/0"
+    body = {
+        "text": "The coffee is cold.",
+        "source_lang": f"{first}/source_languages/0",
+        "target_lang": f"{first}/target_languages/0",
+    }
+    operation_id = paths["/translate"]["post"]["operationId"]
+    answer = paths["/languages"]["get"]["responses"]["200"]
+    answer["links"] = {"translate": {"operationId": operation_id, "requestBody": body}}
+
+
+def _show_gate(schema: dict[str, Any], *, needs_key: bool) -> None:
+    """Add what any route may answer before it is asked, and the key that it needs."""
+    if needs_key:
+        schema["components"]["securitySchemes"] = _SCHEMES
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            responses = operation["responses"]
+            responses["431"] = _problem(_TOO_LARGE_HEADERS)
+            if needs_key and path not in OPEN_PATHS:
+                operation["security"] = [{name: []} for name in _SCHEMES]
+                responses["401"] = _problem(_NO_KEY)
 
 
 def _kinds(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -46,12 +46,14 @@ def _bounded(name: str) -> Any:
 
 
 def _counted(name: str) -> Any:
+    """Pydantic's constraints of a list."""
     bound = BOUNDS[name]
-    return Field(min_length=int(bound.least), max_length=int(bound.most))
+    # The first wrong entry is enough: to list 10,000 of them would hold up everybody.
+    return Field(min_length=int(bound.least), max_length=int(bound.most), fail_fast=True)
 
 
 TokenId = Annotated[int, Field(ge=0)]
-Run = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_RUN_LEN)]
+Run = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_RUN_LEN, fail_fast=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_RUN_LEN)]
 # JSON has no tuples: an array of two is one.
 SequenceBias = Annotated[tuple[Run, Annotated[float, _range(BIAS)]], Field(strict=False)]
@@ -192,13 +194,19 @@ class Parameters(RequestBody):
         return GenerationOverrides(**self.model_dump(exclude_none=True))
 
 
+def _or_null(schema: dict[str, Any]) -> None:
+    """Let the page say that a field may be null, too, which is read as if it were left out."""
+    kind = {"$ref": schema.pop("$ref")}
+    schema["anyOf"] = [kind, {"type": "null"}]
+
+
 class TextRequest(RequestBody):
     """What `/translate` and `/summarize` have in common."""
 
     text: TextOrTexts = Field(
         description="One text or several; each is a request of its own, answers keep the order."
     )
-    parameters: Parameters = Field(default_factory=Parameters)
+    parameters: Parameters = Field(default_factory=Parameters, json_schema_extra=_or_null)
     overflow: Literal["error", "truncate"] = Field(
         "error",
         description="What to do with a text that is longer than the checkpoint takes: refuse it, "
@@ -347,7 +355,7 @@ class ModelInfo(BaseModel):
 
     name: str
     source: str = Field(description="Name of the folder, or Hub id, that it was loaded from.")
-    revision: str | None = Field(description="Of a Hub id, as the operator pinned it.")
+    revision: str | None = Field(description="Commit of a Hub id; null for a folder.")
     architecture: str
     family: str = Field(
         description="Decoder family; `generate` runs through the library's own `generate()`."

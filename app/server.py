@@ -7,12 +7,15 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+from threading import Thread
 from types import FrameType
 
 import uvicorn
 
+from app.api_keys import ApiKeys
 from app.connection import connections_with, most_connections
 from app.factory import create_app
+from app.metrics_port import serve_metrics
 from app.opening import open_service
 from app.service import TextService
 from app.settings import Settings
@@ -43,9 +46,11 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
 
 def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str], None]) -> None:
+    keys = ApiKeys.of(settings)
     service = open_service(settings)
     config = uvicorn.Config(
-        create_app(settings, lambda: service),
+        create_app(settings, lambda: service, keys=keys),
+        h11_max_incomplete_event_size=settings.max_header_bytes,
         log_config=None,
         access_log=False,  # it would log client addresses
         server_header=False,
@@ -65,6 +70,11 @@ def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str]
     # uvicorn repeats the signal once it has shut down: that must end the process with 0.
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, _exit)
+    if keys.has_file:
+        # On a thread: the signal may come in the middle of a line of the log.
+        signal.signal(signal.SIGHUP, lambda *_: Thread(target=keys.reload).start())
+    if settings.metrics_port:
+        serve_metrics(settings, service.metrics)
     server = _Server(config, service, settings, ready)
     server.run(sockets=[listener])
     if server.failure:

@@ -15,6 +15,7 @@ from app.caller import Caller
 from app.errors import TextError
 from app.metrics import Metrics, Outcome
 from app.quota import Quota, QuotaExceededError
+from app.request_context import RequestContext
 from app.routing import Routing
 from app.schemas import (
     Alternative,
@@ -27,6 +28,7 @@ from app.schemas import (
     Usage,
 )
 from app.settings import Settings
+from app.text_bounds import check_num_chars, check_num_texts
 from model_core.engine import Engine
 from model_core.errors import (
     DeadlineExceededError,
@@ -53,6 +55,10 @@ ServiceStatus = Literal["ready", "draining", "rebuilding", "stuck", "dead"]
 _T = TypeVar("_T")
 
 
+def _of_command_line() -> RequestContext:
+    return RequestContext("command-line")
+
+
 @dataclass(slots=True)
 class _Call:
     """One call on its way.
@@ -66,6 +72,7 @@ class _Call:
         started: `time.monotonic()` at its beginning.
         deadline: On the same clock, once the call is taken.
         model_name: Who answers it, once that is known.
+        context: Who asks, and what is known of the call when it ends.
         text_seconds: How long each text took that was answered, in the order of their ends.
     """
 
@@ -74,10 +81,15 @@ class _Call:
     caller: Caller
     source_lang: str | None = None
     target_lang: str | None = None
+    context: RequestContext = field(default_factory=_of_command_line)
     started: float = field(default_factory=time.monotonic)
     deadline: float = math.inf
     model_name: str = _NO_MODEL
     text_seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.context.task = self.task
+        self.context.num_texts = len(self.body.texts)
 
     @property
     def priority(self) -> Priority:
@@ -178,20 +190,27 @@ class TextService:
         self._text_threads.shutdown(wait=False, cancel_futures=True)
 
     async def translate(
-        self, body: TranslateRequest, caller: Caller = _OPERATOR
+        self,
+        body: TranslateRequest,
+        caller: Caller = _OPERATOR,
+        context: RequestContext | None = None,
     ) -> TranslateResponse:
         """Translate every text of a call with the checkpoint of its language pair."""
-        call = _Call("translate", body, caller, body.source_lang, body.target_lang)
+        context = context or _of_command_line()
+        call = _Call("translate", body, caller, body.source_lang, body.target_lang, context)
         with self._counted(call):
             model = self.routing.translator(body.source_lang, body.target_lang)
             answers = await self._answer(call, model)
         return TranslateResponse(model=model.name, translations=answers, usage=_usage(answers))
 
     async def summarize(
-        self, body: SummarizeRequest, caller: Caller = _OPERATOR
+        self,
+        body: SummarizeRequest,
+        caller: Caller = _OPERATOR,
+        context: RequestContext | None = None,
     ) -> SummarizeResponse:
         """Summarize every text of a call."""
-        call = _Call("summarize", body, caller)
+        call = _Call("summarize", body, caller, context=context or _of_command_line())
         with self._counted(call):
             model = self.routing.summarizer()
             answers = await self._answer(call, model)
@@ -220,9 +239,8 @@ class TextService:
         """The time that a call has, if it is taken."""
         if self._engine_status != "ready" or self._state in ("draining", "closed"):
             raise EngineClosedError(f"the server is {self.status}")
-        num_texts, max_texts = len(call.body.texts), self.settings.max_texts_per_request
-        if num_texts > max_texts:
-            raise InvalidParameterError("text", f"{num_texts} texts", f"at most {max_texts}")
+        check_num_texts(len(call.body.texts), self.settings)
+        check_num_chars(call.body, self.settings)
         return self._timeout_of(call)
 
     def _timeout_of(self, call: _Call) -> float:
@@ -278,6 +296,8 @@ class TextService:
         with _located(call, index):
             output = await (await line.submit(source, call.deadline))
         answer = await self._on_text_thread(partial(_as_answer, model, source, output))
+        if output.timing is not None:
+            call.context.timings.append(output.timing)
         call.text_seconds.append(time.monotonic() - call.started)
         return answer
 
@@ -299,6 +319,9 @@ class TextService:
             self.metrics.request_ended(call.model_name, call.task, "finished", seconds)
 
     def _count_answers(self, call: _Call, answers: Sequence[Answer]) -> None:
+        usage = _usage(answers)
+        call.context.source_tokens = usage.source_tokens
+        call.context.generated_tokens = usage.generated_tokens
         for answer in answers:
             self.metrics.answered(
                 call.model_name,

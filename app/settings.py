@@ -1,11 +1,12 @@
 """What the operator sets: every field is a variable `TANDEM_*` and a flag of `tandem serve`."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.parameter_bounds import check_bounds, split_bounds
@@ -13,8 +14,11 @@ from model_core.spelling import did_you_mean
 
 PREFIX = "TANDEM_"
 SHIPPED = Path(__file__).parent / "checkpoints"
+NO_FILE = "none"
 
-ModelNames = Annotated[tuple[str, ...], NoDecode]
+_ORIGIN = re.compile(r"https?://[^/\s?#]+")
+
+Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class UnknownVariableError(ValueError):
@@ -34,13 +38,43 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
 
-    translate_model: ModelNames = Field(
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of `/metrics`, without a key, at the same address; 0 serves it with the "
+        "other routes, under a key where there are keys.",
+    )
+    api_keys: SecretStr | None = Field(
+        None,
+        description="`NAME:KEY` pairs, separated by commas, of those who may call; `none` lets "
+        "everybody call. No flag: a list of processes would show it.",
+    )
+    api_keys_file: str = Field(
+        NO_FILE,
+        description="The same, a pair a line, from a file that is read again on SIGHUP.",
+    )
+    cors_origins: Names = Field(
+        (),
+        description="Origins, separated by commas, whose web pages may call, as "
+        "`https://example.org`; `*` for all.",
+    )
+    log_format: Literal["json", "text"] = Field(
+        "json", description="Lines of the log: a JSON object each, or text."
+    )
+    otlp_traces: bool = Field(
+        False,
+        description="Send OpenTelemetry traces by OTLP over HTTP, where the `OTEL_*` variables "
+        "say; needs the extra `otel`.",
+    )
+
+    translate_model: Names = Field(
         ("translate-en-de",),
         description="Checkpoints of `/translate`, separated by commas and routed by language "
         "pair: a shipped name, a folder, or a Hub id with an optional `@revision`; `none` "
         "switches the endpoint off.",
     )
-    summarize_model: ModelNames = Field(
+    summarize_model: Names = Field(
         ("summarize-en",),
         max_length=1,
         description="Checkpoint of `/summarize`, named in the same way; `none` switches the "
@@ -112,6 +146,15 @@ class Settings(BaseSettings):
     max_texts_per_request: int = Field(
         1000, ge=1, description="Texts in one call with a list; beyond: 422."
     )
+    max_text_chars: int = Field(
+        1_000_000, ge=1, description="Characters of a text or of a `target_prefix`; beyond: 422."
+    )
+    max_header_bytes: int = Field(
+        16_384, ge=1024, description="Size of a request's line and headers; beyond: 431."
+    )
+    max_json_depth: int = Field(
+        16, ge=6, le=200, description="Objects and arrays inside each other in a body; beyond: 400."
+    )
     max_body_bytes: int = Field(
         4 * 1024**2, ge=1, description="Size of a request body; beyond: 413."
     )
@@ -147,13 +190,26 @@ class Settings(BaseSettings):
         30.0, ge=0, description="Time for calls in flight to finish after that; beyond: 503."
     )
 
-    @field_validator("translate_model", "summarize_model", mode="before")
+    @field_validator("translate_model", "summarize_model", "cors_origins", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         return () if names == ("none",) else names
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _read_none(cls, value: object) -> object:
+        return None if value == "none" else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin} is no origin: expected https://HOST, without a path")
+        return origins
 
     @field_validator("parameter_bounds", mode="before")
     @classmethod
@@ -200,9 +256,9 @@ def variable(field: str) -> str:
 def default_text(field: str) -> str:
     """Default of a field as an operator would write it."""
     default = Settings.model_fields[field].default
-    if isinstance(default, tuple):
+    if isinstance(default, tuple) and default:
         return ",".join(default)
-    if default == {}:
+    if default in ((), {}, None):
         return "none"
     if isinstance(default, bool):
         return str(default).lower()

@@ -28,7 +28,8 @@ def run_verify(settings: Settings, options: VerifyOptions, max_mismatch_rate: fl
     logging.getLogger("transformers.generation").setLevel(logging.ERROR)
     routing = open_service(settings, is_partial=True).routing
     (model,) = routing.models
-    rng = random.Random(options.seed)
+    # Draws requests, no secrets, and draws them again.
+    rng = random.Random(options.seed)  # nosec B311
     max_beams = min(options.max_beams, settings.max_num_beams)
     requests = draw_requests(model, replace(options, max_beams=max_beams), rng)
     routing.start()

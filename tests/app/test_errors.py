@@ -203,7 +203,10 @@ async def test_of_many_wrong_fields_the_first_are_named(client: httpx.AsyncClien
     ("content", "detail"),
     [
         (b'{"text": "\xff"}', "the body is not UTF-8: byte 10 does not decode"),
-        (b"[" * 100_000, "the body is nested too deeply"),
+        (b"[" * 100_000, "the body is nested more than 16 deep"),
+        (b'{"text": "\\" [[", "x": ' + b"[" * 16, "the body is nested more than 16 deep"),
+        (b'{"text": [' + b"[]," * 10_000, "the body has more than 20000 brackets"),
+        (b'{"text": ' + b"7" * 5000 + b"}", "the body has a number with too many digits"),
     ],
 )
 async def test_a_body_that_cannot_be_read_is_explained(
@@ -268,6 +271,39 @@ async def test_a_body_that_is_hard_to_read_is_refused(
     problem = problem_of(await client.post("/summarize", content=content, headers=headers))
 
     assert problem["status"] in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("body", "type_"),
+    [
+        ({"text": [1] * 2001}, "invalid-parameter"),
+        ({"text": [""] * 2001}, "invalid-parameter"),
+        ({"text": "a", **{f"field{number}": 1 for number in range(2001)}}, "invalid-request"),
+        (
+            {"text": "a", "parameters": {f"field{number}": 1 for number in range(2001)}},
+            "invalid-request",
+        ),
+    ],
+    ids=["numbers", "empty", "fields", "parameters"],
+)
+async def test_a_body_with_more_errors_than_anybody_reads_is_refused_before_they_are_listed(
+    body: dict[str, Any], type_: str, client: httpx.AsyncClient
+) -> None:
+    problem = problem_of(await client.post("/summarize", json=body))
+
+    assert (problem["status"], problem["type"]) == (422, f"urn:tandem:{type_}")
+    assert len(problem.get("errors", [])) <= 1
+
+
+async def test_of_the_wrong_entries_of_a_parameter_the_first_is_named(
+    client: httpx.AsyncClient,
+) -> None:
+    lists = {"bad_words_ids": [[1, "x", "y"], ["z"]], "suppress_tokens": [-1] * 10_000}
+    body = {"text": "a", "parameters": lists}
+    errors = problem_of(await client.post("/summarize", json=body))["errors"]
+
+    fields = [each["field"] for each in errors]
+    assert sorted(fields) == ["parameters.bad_words_ids.0.1", "parameters.suppress_tokens.0"]
 
 
 async def test_more_texts_than_the_operator_allows_are_refused() -> None:

@@ -26,6 +26,7 @@ METRICS = {
     "tandem_encoder_runs_avoided": {"model", "outcome"},
     "tandem_cancelled_requests": {"model", "task"},
     "tandem_truncated_requests": {"model", "task"},
+    "tandem_calls": {"client", "path", "status"},
 }
 
 
@@ -190,6 +191,7 @@ async def test_the_page_of_the_api_names_every_route_and_its_problems() -> None:
             "413",
             "422",
             "429",
+            "431",
             "500",
             "503",
             "504",
