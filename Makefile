@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test test-slow test-properties exactness soak test-gpu check format \
+.PHONY: help venv serve test test-slow test-properties exactness soak test-gpu check format audit fuzz \
 	models-table bench bench-full bench-sweep bench-gpu growth performance-page
 
 help:
@@ -22,6 +22,8 @@ help:
 	@echo "make soak       overload a server for a minute, then send 10,000 mixed requests"
 	@echo "make test-gpu   run the tests that need an accelerator"
 	@echo "make check      check format, lint and types"
+	@echo "make audit      look for known holes in our code and in what it needs (needs the internet)"
+	@echo "make fuzz       more than 100,000 bad inputs, docs/fuzz.json (ARGS=--share=0.1 for fewer)"
 	@echo "make format     mend what ruff can mend by itself"
 	@echo "make models-table  measure every architecture, write docs/models.md"
 	@echo "make bench      measure Tandem beside transformers, LitServe and CTranslate2"
@@ -90,6 +92,22 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+$(VENV)/.audit: $(VENV)/.dev
+	@$(INSTALL) --group audit
+	@touch $@
+
+# pip-audit asks PyPI for the advisories of each pinned version.
+audit: $(VENV)/.audit
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive app model_core
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	@$(INSTALL) --group fuzz
+	@touch $@
+
+fuzz: $(VENV)/.fuzz
+	@nice -n 19 $(BIN)/python -m tests.fuzz.run $(ARGS)
 
 models-table: $(VENV)/.dev
 	@$(BIN)/python -m tests.models_table $(ARGS)
