@@ -1,7 +1,6 @@
 """A short run of what `make fuzz` does at length, and what it once found."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,21 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from app.schemas import Parameters
 from model_core.bounds import BOUNDS, MAX_RUN_LEN
 from tests.fuzz.bodies import bodies
-from tests.fuzz.in_process import Fuzzed, running
+from tests.fuzz.in_process import Fuzzed
 from tests.fuzz.report import RESULT, shown, table_of
 
 ALL = tuple(HealthCheck)
 
 
-@pytest.fixture(scope="module")
-def fuzzed() -> Iterator[Fuzzed]:
-    with running() as app:
-        yield app
-
-
 @pytest.mark.parametrize("path", ["/translate", "/summarize"])
 def test_every_body_is_answered_as_the_page_says(path: str, fuzzed: Fuzzed) -> None:
-    @settings(max_examples=60, suppress_health_check=ALL)
+    @settings(max_examples=30, suppress_health_check=ALL)
     @given(bodies(path))
     def check(body: Any) -> None:
         fuzzed.post(path, body)
@@ -67,12 +60,14 @@ def test_a_forced_prefix_of_any_length_is_answered(num_words: int, fuzzed: Fuzze
 
 
 def test_all_of_unicode_is_answered(fuzzed: Fuzzed) -> None:
-    characters = [chr(code) for code in range(0x110000)]
+    surrogates = range(0xD800, 0xE000)
+    characters = [chr(code) for code in range(0x110000) if code not in surrogates]
     for start in range(0, len(characters), 0x8000):
         text = "".join(characters[start : start + 0x8000])
         answer = fuzzed.post("/translate", {"text": text, "overflow": "truncate"})
-        is_surrogate = any(0xD800 <= ord(character) <= 0xDFFF for character in text)
-        assert answer.status_code == (422 if is_surrogate else 200)
+        assert answer.status_code == 200
+    answer = fuzzed.post("/translate", {"text": "".join(map(chr, surrogates))})
+    assert answer.status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The API's own page against the app, by schemathesis: a short run of what `make fuzz` does."""
 
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from schemathesis.openapi.loaders import from_asgi
 from schemathesis.schemas import BaseSchema
 from starlette.types import Receive, Scope, Send
 
-from tests.fuzz.in_process import SETTINGS, running
+from tests.fuzz.in_process import Fuzzed
 
 CONFIG = Path(__file__).parents[2] / "schemathesis.toml"
 PROFILE = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.generate),
@@ -25,19 +24,17 @@ PROFILE = settings(
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
-    with running(SETTINGS) as fuzzed:
+def page(fuzzed: Fuzzed) -> BaseSchema:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":  # the app runs already
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return
+        scope["state"] = dict(fuzzed.client.app_state)
+        await fuzzed.client.app(scope, receive, send)
 
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan":  # the app runs already
-                await receive()
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
-                return
-            scope["state"] = dict(fuzzed.client.app_state)
-            await fuzzed.client.app(scope, receive, send)
-
-        yield from_asgi("/openapi.json", app, config=_without_key(CONFIG))
+    return from_asgi("/openapi.json", app, config=_without_key(CONFIG))
 
 
 def _without_key(path: Path) -> SchemathesisConfig:
