@@ -32,7 +32,8 @@ class RequestContext:
     Attributes:
         request_id: The client's, where it is well-formed, else one of our own.
         trace_id: Of the trace that the client's `traceparent` names.
-        client_name: Name of the caller's key; what quotas and fair shares go by.
+        client_name: Name of the caller's key, for the log and the metrics; see `app.caller` for
+            whom turns and quotas are counted.
         task: What is asked for, once the body was read.
         num_texts: How many texts the body has.
         outcome: `finished`, or the kind of the problem that was answered.
@@ -77,13 +78,7 @@ def get_context(request: Request) -> RequestContext:
     return context_of(request.scope)
 
 
-def get_client_name(request: Request) -> str:
-    """The name of the caller's key; `anonymous` where the server has no keys."""
-    return context_of(request.scope).client_name
-
-
 ContextDep = Annotated[RequestContext, Depends(get_context)]
-ClientNameDep = Annotated[str, Depends(get_client_name)]
 
 
 def _trace_id(traceparent: str) -> str | None:

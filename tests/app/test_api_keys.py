@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers
 
 from app.api_keys import ApiKeys, ApiKeysError
-from app.request_context import ClientNameDep
+from app.caller import CallerDep
 from app.settings import Settings
 from tests.app.connection import Connection
 from tests.app.fakes import SETTINGS, Backwards
@@ -206,12 +206,31 @@ def test_the_page_names_the_key_where_one_is_needed() -> None:
             assert ("401" in operation["responses"]) is needs_key
 
 
-async def test_a_route_can_ask_for_the_name_of_its_caller() -> None:
-    app = Backwards(with_keys())
+async def client_counted(settings: Settings) -> str:
+    """Whom turns and quotas are counted for in a call with Bob's key."""
+    app = Backwards(settings)
 
     @app.app.get("/who")
-    def who(name: ClientNameDep) -> str:
-        return name
+    def who(caller: CallerDep) -> str:
+        return caller.client
 
     async with app.client() as client:
-        assert (await client.get("/who", headers={"X-API-Key": BOB})).json() == "bob"
+        return str((await client.get("/who", headers={"X-API-Key": BOB})).json())
+
+
+async def test_turns_and_quotas_go_by_the_name_of_the_key() -> None:
+    assert await client_counted(with_keys()) == "key bob"
+
+
+async def test_a_key_that_nobody_checks_gives_no_name() -> None:
+    assert (await client_counted(SETTINGS)).startswith("client ")
+
+
+async def test_each_key_has_a_quota_of_its_own() -> None:
+    statuses = []
+    async with Backwards(with_keys(quota_texts_per_minute=1)).client() as client:
+        for key in (ADA, ADA, BOB):
+            answer = await client.post("/summarize", json=TEXT, headers={"X-API-Key": key})
+            statuses.append(answer.status_code)
+
+    assert statuses == [200, 429, 200]

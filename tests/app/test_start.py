@@ -32,7 +32,7 @@ def failing(*command: str, stdout: int = subprocess.PIPE, **environment: str) ->
     assert done.returncode > 0, done.returncode
     *warnings, message = done.stderr.splitlines()
     # The library warns of a full disk before it is full; the log says that the server stops.
-    usual = ("UserWarning", "warnings.warn", "INFO")
+    usual = ("UserWarning", "warnings.warn", '"level": "info"')
     assert all(any(word in line for word in usual) for line in warnings), done.stderr
     return message
 
