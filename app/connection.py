@@ -19,7 +19,6 @@ from app.http_protocol import HttpProtocol
 _FILES_KEPT = 64  # open files that are no connections: weights, the log, the loop's own
 _BODY_GRACE_S = 1.0  # the app answers a late body itself, with a problem
 _DROP_AT_ONCE = struct.pack("ii", 1, 0)
-_LATE_HEAD = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 _Awaited = Literal["head"] | RequestResponseCycle | None
@@ -147,8 +146,8 @@ class TimedConnection(HttpProtocol):
 
     def _refuse_head(self) -> None:
         if not self.transport.is_closing():
-            self.transport.write(_LATE_HEAD)
-            self.transport.close()
+            detail = f"the head of the request did not come within {self.receive_s:g} seconds"
+            self.refuse(408, "head-timeout", detail)
 
     def _cut_off_reader(self) -> None:
         """Give up what was not read, also what the system holds of it."""

@@ -7,7 +7,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.calls import SECURITY_HEADERS
-from app.errors import problem
+from app.errors import ProblemResponse, problem
 
 
 class HttpProtocol(H11Protocol):
@@ -22,18 +22,28 @@ class HttpProtocol(H11Protocol):
             # Its body does not continue: whoever still answers it must not write any more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._refuse(sys.exception())
-        self.transport.close()
-
-    def _refuse(self, error: BaseException | None) -> None:
-        status, kind, detail = 400, "bad-request", "what was received is not HTTP/1.1"
+        error = sys.exception()
         # h11's hint is the only sign of headers that are too large.
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
-            status, kind, detail = 431, "request-header-fields-too-large", "too large headers"
-        answer = problem(status, kind, detail)
+            self.refuse(431, "request-header-fields-too-large", "too large headers")
+        else:
+            self.refuse(400, "bad-request", "what was received is not HTTP/1.1")
+
+    def refuse(self, status: int, kind: str, detail: str) -> None:
+        """Answer what never became a request with a problem, and close the connection.
+
+        Args:
+            status: Of HTTP.
+            kind: See `app.errors.problem`.
+            detail: See `app.errors.problem`.
+        """
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._write(problem(status, kind, detail))
+        self.transport.close()
+
+    def _write(self, answer: ProblemResponse) -> None:
         own = {**SECURITY_HEADERS, "X-Request-ID": uuid.uuid4().hex, "Connection": "close"}
         headers = [*answer.raw_headers, *((k.lower().encode(), v.encode()) for k, v in own.items())]
-        response = h11.Response(status_code=status, headers=headers)
+        response = h11.Response(status_code=answer.status_code, headers=headers)
         for event in (response, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
