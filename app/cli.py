@@ -1,4 +1,4 @@
-"""`tandem serve`, `tandem translate`, `tandem summarize` and `tandem verify`."""
+"""`tandem serve`, `tandem translate`, `tandem summarize`, `tandem verify` and `tandem plan`."""
 
 import asyncio
 import os
@@ -19,6 +19,8 @@ from app.cli_parts import (
     read_settings,
     settings_options,
 )
+from app.container_limits import cpu_quota
+from app.planning.cli import plan
 from app.settings import Settings
 from app.verification.cli import verify
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 # Before torch is imported, hence the late imports below: threads that wait actively take the
 # cores from the event loop and from every neighbour.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# torch counts the processors of the machine, not those that a container may use.
+if (quota := cpu_quota()) is not None:
+    os.environ.setdefault("OMP_NUM_THREADS", str(quota))
 
 _T = TypeVar("_T")
 _CHUNK = 64  # lines of a stream answered together: enough to fill a batch, few enough to print soon
@@ -41,6 +46,7 @@ def main() -> None:
 
 
 main.add_command(verify)
+main.add_command(plan)
 
 
 @main.command()

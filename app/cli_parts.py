@@ -52,6 +52,18 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         return Settings.from_environment(**given)
 
 
+def one_checkpoint(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """The checkpoint of an argument: settings take several with commas between them, or none."""
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if names == ["none"]:
+        names = []
+    if len(names) != 1:
+        raise click.UsageError(
+            f"CHECKPOINT is {value!r}: expected one checkpoint, found {len(names)}"
+        )
+    return names[0]
+
+
 def decoded(lines: Iterable[bytes], name: str = "") -> Iterator[str]:
     """Lines of UTF-8, each with its end."""
     for number, line in enumerate(lines, start=1):

@@ -38,17 +38,8 @@ def open_service(settings: Settings, *, is_partial: bool = False) -> TextService
         CheckpointError: A checkpoint cannot be loaded.
     """
     metrics = Metrics()
-    sources = model_sources((*settings.translate_model, *settings.summarize_model))
-    options = CheckpointOptions(
-        dtype=settings.dtype,
-        device=settings.device,
-        allow_pickle=settings.allow_pickle,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    own_settings = read_checkpoint_settings(settings.checkpoints_file)
-    if not is_partial:
-        check_names(settings.checkpoints_file, own_settings, sources)
-    sources = with_settings(sources, own_settings, options, settings.checkpoints_file)
+    options = checkpoint_options(settings)
+    sources = configured_sources(settings, options, is_partial=is_partial)
     for source in sources.values():
         _check_bare_name(source)
     loaded = load_models(
@@ -72,6 +63,31 @@ def open_service(settings: Settings, *, is_partial: bool = False) -> TextService
         summarizers=[sources[given].name for given in settings.summarize_model],
     )
     return TextService(routing, settings, metrics)
+
+
+def checkpoint_options(settings: Settings) -> CheckpointOptions:
+    """How checkpoints are loaded that have no settings of their own."""
+    return CheckpointOptions(
+        dtype=settings.dtype,
+        device=settings.device,
+        allow_pickle=settings.allow_pickle,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def configured_sources(
+    settings: Settings, options: CheckpointOptions, *, is_partial: bool
+) -> dict[str, ModelSource]:
+    """Each checkpoint once, by what the operator wrote for it, with its own settings.
+
+    Raises:
+        CheckpointSettingsError: The file of checkpoint settings is wrong.
+    """
+    sources = model_sources((*settings.translate_model, *settings.summarize_model))
+    own_settings = read_checkpoint_settings(settings.checkpoints_file)
+    if not is_partial:
+        check_names(settings.checkpoints_file, own_settings, sources)
+    return with_settings(sources, own_settings, options, settings.checkpoints_file)
 
 
 def engine_limits(settings: Settings) -> EngineLimits:

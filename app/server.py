@@ -40,6 +40,10 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         CheckpointError: A checkpoint cannot be loaded.
         SystemExit: The server did not start, or has lost its device; the log says why.
     """
+    # uvicorn repeats the signal once it has shut down: that must end the process with 0. Before
+    # the weights: the first process of a container passes over signals that it does not handle.
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, _exit)
     # Before the weights: a port in use fails fast.
     with _bind(settings.host, settings.port) as listener:
         _serve(listener, settings, announce)
@@ -67,9 +71,6 @@ def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str]
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     ready = partial(announce, f"Tandem is ready at http://{address}")
-    # uvicorn repeats the signal once it has shut down: that must end the process with 0.
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, _exit)
     if keys.has_file:
         # On a thread: the signal may come in the middle of a line of the log.
         signal.signal(signal.SIGHUP, lambda *_: Thread(target=keys.reload).start())

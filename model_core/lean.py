@@ -1,12 +1,10 @@
 """The lean model runner: continuous batching through `model_core.decoder`."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from model_core.cache import BLOCK_LEN
 from model_core.cached_encoder import CachedEncoder
 from model_core.choose_search import search_for
 from model_core.decoder import Decoder
@@ -15,12 +13,10 @@ from model_core.group import Group
 from model_core.key_values import KeyValuesPool
 from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
+from model_core.slot_cost import SlotCost, source_capacity
 from model_core.stopping import StopStrings
 
 MAX_SLOTS_PER_GROUP = 32
-_LOGITS_COPIES = 4
-"""Logits, their log-softmax, totals, and what a processor makes of them."""
-_SHORTEST_CAPACITY = 32
 
 
 class LeanRunner:
@@ -46,16 +42,15 @@ class LeanRunner:
         self._stop_strings = stop_strings
         self._layout = decoder.cache_layout
         self._pool = KeyValuesPool(self._layout)
+        self._slot_cost = SlotCost(self._layout, decoder.vocab_size)
         self._groups: list[Group] = []
 
     def cost_bytes(self, request: Request) -> int:
         """See `ModelRunner`."""
-        num_beams = request.parameters.num_hypotheses
-        # A target may begin in the middle of a block.
-        positions = (math.ceil(request.parameters.max_length / BLOCK_LEN) + 1) * BLOCK_LEN
-        entries = _source_capacity(request.source_len) + positions * num_beams
-        logits_bytes = num_beams * self._decoder.vocab_size * torch.float32.itemsize
-        return entries * self._layout.bytes_per_token + _LOGITS_COPIES * logits_bytes
+        parameters = request.parameters
+        return self._slot_cost.bytes(
+            request.source_len, parameters.max_length, parameters.num_hypotheses
+        )
 
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> EncodeReport:
@@ -114,7 +109,7 @@ class LeanRunner:
 
         A new one gets slots for the requests that join now, as far as they may be of one kind.
         """
-        capacity = _source_capacity(request.source_len)
+        capacity = source_capacity(request.source_len)
         for group in self._groups:
             is_alike = group.source_capacity == capacity and group.search.fits(request.parameters)
             if is_alike and not group.is_full:
@@ -137,8 +132,3 @@ class LeanRunner:
             if not group.requests:
                 group.close()
         self._groups = [group for group in self._groups if group.requests]
-
-
-def _source_capacity(source_len: int) -> int:
-    """Sources up to the next power of two share a group."""
-    return int(max(_SHORTEST_CAPACITY, 1 << (source_len - 1).bit_length()))

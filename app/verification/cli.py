@@ -8,25 +8,20 @@ from typing import IO, Any
 
 import click
 
-from app.cli_parts import MODEL_FIELDS, decoded, plain_errors, read_settings, settings_options
+from app.cli_parts import (
+    MODEL_FIELDS,
+    decoded,
+    one_checkpoint,
+    plain_errors,
+    read_settings,
+    settings_options,
+)
 
 _logger = logging.getLogger(__name__)
 
 
-def _one_checkpoint(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """Settings take several checkpoints with commas between them, or none."""
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    if names == ["none"]:
-        names = []
-    if len(names) != 1:
-        raise click.UsageError(
-            f"CHECKPOINT is {value!r}: expected one checkpoint, found {len(names)}"
-        )
-    return names[0]
-
-
 @click.command()
-@click.argument("checkpoint", callback=_one_checkpoint)
+@click.argument("checkpoint", callback=one_checkpoint)
 @click.option("--texts", type=click.File("rb"), help="One text a line, UTF-8; - for stdin.")
 @click.option("--num-sources", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws all that is random.")

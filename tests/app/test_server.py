@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.healthcheck import is_healthy
 from app.server import serve
 from tests.app.fakes import SETTINGS, Backwards
 from tests.app.processes import Served, serving
@@ -178,3 +179,21 @@ def _outcome_of(client: httpx.Client, body: dict[str, Any]) -> str:
 
 def _is_decoding(served: Served) -> bool:
     return served.sample("tandem_running_requests") > 0
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+def test_sigterm_while_loading_ends_the_process_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process of a container gets no signal that it does not handle."""
+    monkeypatch.setattr("app.server.open_service", lambda _: signal.raise_signal(signal.SIGTERM))
+
+    with pytest.raises(SystemExit) as ended:
+        serve(SETTINGS.model_copy(update={"port": 0}), lambda _: None)
+
+    assert ended.value.code == 0
+
+
+def test_the_health_check_of_the_image_asks_the_server() -> None:
+    with serving(*FLAGS) as served:
+        _, port = served.address
+        assert is_healthy(port)
+    assert not is_healthy(port)

@@ -1,0 +1,1 @@
+"""`tandem plan`: what a checkpoint takes, and which limits to set."""
