@@ -11,7 +11,8 @@ export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help venv serve test test-slow test-properties exactness soak test-gpu check format audit fuzz \
-	models-table bench bench-full bench-sweep bench-gpu growth performance-page
+	models-table bench bench-full bench-sweep bench-gpu growth performance-page \
+	image sbom verify-deploy deploy-files
 
 help:
 	@echo "make serve      start the server (settings: TANDEM_*, see README.md)"
@@ -32,6 +33,10 @@ help:
 	@echo "make bench-gpu  measure everything on a GPU, in under 8 minutes"
 	@echo "make growth     measure how cost grows with the work"
 	@echo "make performance-page  write docs/performance.md from the last runs"
+	@echo "make image      build the image (TARGET=cpu or cuda; TORCH_INDEX_URL=)"
+	@echo "make sbom       list what the image holds, in CycloneDX"
+	@echo "make verify-deploy  run image, Compose file and chart for real, as far as the tools go"
+	@echo "make deploy-files  write what of chart and docs/deployment.md is made from the service"
 
 $(VENV)/.serve: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
@@ -138,3 +143,25 @@ performance-page: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks publish $(or $(ARGS),\
 		$(addprefix --suite ,$(wildcard $(RESULTS)/suite.json)) \
 		$(addprefix --growth ,$(wildcard $(RESULTS)/growth.json)))
+
+TARGET ?= cpu
+IMAGE ?= tandem:$(TARGET)
+SBOM ?= build/sbom
+BUILD := DOCKER_BUILDKIT=1 docker build --build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL) \
+	--build-arg EXTRAS=$(EXTRAS)
+
+image:
+	@$(BUILD) --target $(TARGET) --tag $(IMAGE) \
+		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) .
+
+sbom:
+	@$(BUILD) --quiet --target sbom --output type=local,dest=$(SBOM) .
+	@echo "$(SBOM)/tandem.cdx.json"
+
+verify-deploy: $(VENV)/.dev
+	@$(BIN)/python -m deployment.verify $(ARGS)
+
+deploy-files: $(VENV)/.dev
+	@$(BIN)/python -m deployment.generate $(ARGS)

@@ -1,0 +1,1 @@
+"""`python -m deployment.verify`: image, Compose file and chart, run where the tools are."""

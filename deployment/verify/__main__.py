@@ -1,0 +1,52 @@
+"""Runs what the tools on PATH allow, and says loudly what they do not."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+
+from deployment.verify.chart import check_chart
+from deployment.verify.compose import check_compose
+from deployment.verify.image import IMAGE, check_image
+from deployment.verify.report import Report, run
+
+_PARTS = ("chart", "image", "compose")
+
+
+def main() -> None:
+    """Exit status 1 if something that was run failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
+    parts = parser.parse_args().parts or _PARTS
+    report = Report()
+    if "chart" in parts:
+        if shutil.which("helm"):
+            check_chart(report)
+        else:
+            report.skip("chart", "there is no helm on PATH")
+    if "image" in parts or "compose" in parts:
+        _check_with_docker(report, parts)
+    sys.exit(report.close())
+
+
+def _check_with_docker(report: Report, parts: Sequence[str]) -> None:
+    if not shutil.which("docker") or run(["docker", "info"]).returncode:
+        report.skip("image and Compose", "there is no docker on PATH whose engine answers")
+        return
+    is_built = check_image(report) if "image" in parts else _is_there(IMAGE)
+    if "compose" not in parts:
+        return
+    if not is_built:
+        report.skip("Compose", f"there is no image {IMAGE}")
+    elif run(["docker", "compose", "version"]).returncode:
+        report.skip("Compose", "there is no docker compose, version 2")
+    else:
+        check_compose(report)
+
+
+def _is_there(image: str) -> bool:
+    return run(["docker", "image", "inspect", image]).returncode == 0
+
+
+if __name__ == "__main__":
+    main()
