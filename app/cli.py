@@ -22,6 +22,7 @@ from app.cli_parts import (
 from app.container_limits import cpu_quota
 from app.planning.cli import plan
 from app.settings import Settings
+from app.signals import exit_on_signals
 from app.verification.cli import verify
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ main.add_command(plan)
 @settings_options(FLAG_FIELDS)
 def serve(**flags: Any) -> None:
     """Serve POST /translate and POST /summarize until SIGTERM."""
+    exit_on_signals()  # importing torch takes seconds
     settings = read_settings(flags)
     from app.logs import configure_logging
     from app.server import serve as serve_until_signalled

@@ -19,6 +19,7 @@ from app.metrics_port import serve_metrics
 from app.opening import open_service
 from app.service import TextService
 from app.settings import Settings
+from app.signals import exit_on_signals
 from app.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         CheckpointError: A checkpoint cannot be loaded.
         SystemExit: The server did not start, or has lost its device; the log says why.
     """
-    # uvicorn repeats the signal once it has shut down: that must end the process with 0. Before
-    # the weights: the first process of a container passes over signals that it does not handle.
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, _exit)
+    # While loading, and once uvicorn has shut down: it then repeats the signal.
+    exit_on_signals()
     # Before the weights: a port in use fails fast.
     with _bind(settings.host, settings.port) as listener:
         _serve(listener, settings, announce)
@@ -159,7 +158,3 @@ def _bind(host: str, port: int) -> socket.socket:
         reason = f"cannot listen on {host}:{port} (TANDEM_HOST, TANDEM_PORT): {error.strerror}"
         raise OSError(error.errno, reason) from error
     return listener
-
-
-def _exit(signal_number: int, frame: FrameType | None) -> None:
-    sys.exit(0)

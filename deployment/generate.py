@@ -2,12 +2,17 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from deployment.chart import CHART, readme, setting_defaults, values_schema
 from deployment.dashboard import dashboard
+from deployment.sizing import sizing_table
+
+PAGE = Path(__file__).parents[1] / "docs" / "deployment.md"
+_TABLE = re.compile(r"(?<=<!-- sizes -->\n).*?(?=<!-- end of sizes -->)", re.DOTALL)
 
 
 def generated() -> dict[Path, str]:
@@ -17,6 +22,7 @@ def generated() -> dict[Path, str]:
         CHART / "files" / "settings.json": _json(setting_defaults()),
         CHART / "files" / "dashboard.json": _json(dashboard()),
         CHART / "README.md": readme(),
+        PAGE: _TABLE.sub(lambda _: sizing_table() + "\n", PAGE.read_text(encoding="utf-8")),
     }
 
 
