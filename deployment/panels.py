@@ -39,6 +39,11 @@ def _quantiles(metric: str, *quantiles: float) -> dict[str, str]:
     }
 
 
+def of_everything(query: str, interval: str) -> str:
+    """A query with the dashboard's variables at their defaults."""
+    return query.replace("$__rate_interval", interval).replace("$job", ".*").replace("$model", ".*")
+
+
 def _gauge(metric: str) -> str:
     return f"sum by (model) (tandem_{metric}{{{_OF}}})"
 

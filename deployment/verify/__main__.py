@@ -4,6 +4,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from deployment.verify.chart import check_chart
 from deployment.verify.compose import check_compose
@@ -17,7 +18,9 @@ def main() -> None:
     """Exit status 1 if something that was run failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
-    parts = parser.parse_args().parts or _PARTS
+    parser.add_argument("--picture", type=Path, help="draw the dashboard into this file")
+    arguments = parser.parse_args()
+    parts = arguments.parts or _PARTS
     report = Report()
     if "chart" in parts:
         if shutil.which("helm"):
@@ -25,11 +28,11 @@ def main() -> None:
         else:
             report.skip("chart", "there is no helm on PATH")
     if "image" in parts or "compose" in parts:
-        _check_with_docker(report, parts)
+        _check_with_docker(report, parts, arguments.picture)
     sys.exit(report.close())
 
 
-def _check_with_docker(report: Report, parts: Sequence[str]) -> None:
+def _check_with_docker(report: Report, parts: Sequence[str], picture: Path | None) -> None:
     if not shutil.which("docker") or run(["docker", "info"]).returncode:
         report.skip("image and Compose", "there is no docker on PATH whose engine answers")
         return
@@ -41,7 +44,7 @@ def _check_with_docker(report: Report, parts: Sequence[str]) -> None:
     elif run(["docker", "compose", "version"]).returncode:
         report.skip("Compose", "there is no docker compose, version 2")
     else:
-        check_compose(report)
+        check_compose(report, picture)
 
 
 def _is_there(image: str) -> bool:

@@ -18,13 +18,14 @@ from typing import Any
 
 import httpx
 
-from deployment.panels import PANELS
-from deployment.verify.containers import START_S, docker, expect_answers, inspect
+from deployment.panels import PANELS, of_everything
+from deployment.verify.containers import START_S, SUMMARIZE, docker, expect_answers, inspect
 from deployment.verify.report import ROOT, CheckFailedError, Report, expect, output_of, run
 
 _PROFILES = ("", "gpu", "monitoring", "scale", "*")
 _NUM_CLIENTS = 8
 _NUM_SERVERS = 3
+_PICTURE_S = 180
 # Two processors are shared by all servers of this check, and by whatever else the machine does.
 _OVERRIDE = """
 services:
@@ -67,8 +68,8 @@ class Project:
         return self.compose("ps", "--all", "--quiet", *services).split()
 
 
-def check_compose(report: Report) -> None:
-    """All checks of the Compose file."""
+def check_compose(report: Report, picture: Path | None = None) -> None:
+    """All checks of the Compose file; draws the dashboard into a file, if one is named."""
     for profile in _PROFILES:
         report.check(f"compose: profile {profile or 'none'}", partial(_read, profile))
     with _project() as project:
@@ -79,7 +80,15 @@ def check_compose(report: Report) -> None:
             report.skip("compose: profiles scale and monitoring", f"no {' and no '.join(missing)}")
         else:
             _check_all(report, project)
+            if picture:
+                _draw(project, picture)
     report.skip("compose: start of Grafana", "no registry, no package: its queries were checked")
+
+
+def _draw(project: Project, picture: Path) -> None:
+    from deployment.picture import draw
+
+    draw(project.url("PROMETHEUS_PORT"), picture, _PICTURE_S)
 
 
 def _check_all(report: Report, project: Project) -> None:
@@ -214,13 +223,23 @@ def _call_until(is_over: threading.Event, url: str, client: int, outcomes: "Coun
     number = 0
     while not is_over.is_set():
         number += 1
-        body = {"text": f"I have {client} cats and {number} dogs."}
+        path, body = _call(client, number)
         try:
             # A connection a call: clients of other services do not share theirs either.
-            response = httpx.post(f"{url}/translate", json=body, timeout=120)
+            response = httpx.post(f"{url}{path}", json=body, timeout=120)
             outcomes[str(response.status_code)] += 1
         except httpx.TransportError as error:
             outcomes[repr(error)] += 1
+
+
+def _call(client: int, number: int) -> tuple[str, dict[str, Any]]:
+    """Mostly single sentences; the first client sums up, the second sends the same lists."""
+    if client == 0:
+        text = f"Report {number}. {SUMMARIZE['text']}"
+        return "/summarize", {"text": text, "parameters": {"max_length": 40}}
+    if client == 1:
+        return "/translate", {"text": [f"I have {count} cats." for count in range(20)]}
+    return "/translate", {"text": f"I have {client} cats and {number} dogs."}
 
 
 def _promtool(project: Project) -> str:
@@ -270,13 +289,9 @@ def _check_queries(project: Project) -> str:
 
 def _value_of(project: Project, query: str) -> list[Any]:
     response = httpx.get(
-        f"{project.url('PROMETHEUS_PORT')}/api/v1/query", params={"query": of_all(query)}
+        f"{project.url('PROMETHEUS_PORT')}/api/v1/query",
+        params={"query": of_everything(query, "5m")},
     )
     expect(response.status_code == 200, f"{query}: {response.text}")
     found: list[Any] = response.json()["data"]["result"]
     return found
-
-
-def of_all(query: str) -> str:
-    """A query of the dashboard with its variables at their defaults."""
-    return query.replace("$__rate_interval", "5m").replace("$job", ".*").replace("$model", ".*")
