@@ -107,7 +107,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "tandem.check" -}}
 {{- $hub := include "tandem.hubModels" . | trim }}
 {{- range $model := splitList "\n" $hub }}
-{{- if and $model $.Values.fetch.enabled (not (regexMatch "@[0-9a-f]{40}$" $model)) }}
+{{- if and $model $.Values.fetch.enabled (not (regexMatch "^[[:word:].-]+/[[:word:].-]+@[0-9a-f]{40}$" $model)) }}
 {{- fail (printf "settings: %s: fetch.enabled wants the commit of every Hub id, as %s@<40 hex digits>" $model (regexReplaceAll "@.*" $model "")) }}
 {{- end }}
 {{- end }}
