@@ -132,7 +132,7 @@ def _read(profile: str) -> str:
 
 
 def _check_gpu(project: Project) -> str:
-    environment = {**project.environment, "TANDEM_CUDA_IMAGE": "tandem:cpu"}
+    environment = {**project.environment, "CUDA_IMAGE": "tandem:cpu"}
     gpu = Project(project.name, project.override, environment)
     gpu.compose("create", "--no-build", "tandem-gpu")
     (name,) = gpu.containers("tandem-gpu")

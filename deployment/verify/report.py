@@ -51,8 +51,8 @@ class Report:
         for name in self.skipped:
             _say(f"NOT RUN: {name}")
         _say(
-            f"deployment: {self.num_passed} passed, {len(self.failed)} failed, "
-            f"{len(self.skipped)} skipped"
+            f"deployment: {self.num_passed} checks held, {len(self.failed)} did not, "
+            f"{len(self.skipped)} were not run"
         )
         return 1 if self.failed else 0
 
