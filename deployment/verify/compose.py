@@ -24,7 +24,7 @@ from deployment.verify.report import ROOT, CheckFailedError, Report, expect, out
 
 _PROFILES = ("", "gpu", "monitoring", "scale", "*")
 _NUM_CLIENTS = 8
-_NUM_CALLS = 1000
+_NUM_CALLS = 800
 _NUM_SERVERS = 3
 _PICTURE_S = 150
 # Two processors are shared by all servers of this check, and by whatever else the machine does.
