@@ -109,7 +109,7 @@ def _report(
     yield f"# a token in the caches: {size(cost.layout.bytes_per_token)}"
     yield f"# a slot: {size(workload.slot_bytes(cost))} ({workload})"
     yield f"# the largest request: {size(largest_bytes)} ({largest})"
-    if largest_bytes > planned.limits["max_cache_bytes"]:
+    if largest_bytes > planned.cache_bytes:
         yield "# the largest request does not fit: it will be refused"
     yield f"# memory: {size(memory_bytes)}, of which {size(planned.fixed_bytes)} are taken"
     yield f"# slots that fit: {planned.num_slots}"

@@ -85,11 +85,13 @@ class Plan:
 
     Attributes:
         fixed_bytes: Process, weights and their copies, encoder-output cache.
+        cache_bytes: For the attention caches.
         num_slots: Requests of the usual kind that fit at once.
         limits: Settings by field.
     """
 
     fixed_bytes: int
+    cache_bytes: int
     num_slots: int
     limits: dict[str, int]
 
@@ -121,11 +123,15 @@ def make_plan(shape: Shape, workload: Workload, memory_bytes: int, settings: Set
     largest_bytes = Workload.largest(shape, settings).slot_bytes(cost)
     limits = {
         "max_running_requests": running,
-        "max_cache_bytes": min(cache_bytes, running * largest_bytes),
         "max_waiting_requests": waiting,
         "max_waiting_tokens": waiting * workload.source_len,
     }
-    return Plan(fixed_bytes=fixed_bytes, num_slots=num_slots, limits=limits)
+    cache_bytes = min(cache_bytes, running * largest_bytes)
+    if shape.device == "cpu":  # a GPU's memory is shared out when the server starts
+        limits["max_cache_bytes"] = cache_bytes
+    return Plan(
+        fixed_bytes=fixed_bytes, cache_bytes=cache_bytes, num_slots=num_slots, limits=limits
+    )
 
 
 def slot_cost_of(shape: Shape) -> SlotCost:

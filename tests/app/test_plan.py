@@ -48,7 +48,7 @@ def test_a_plan_stays_within_the_memory(shape: Shape, memory_bytes: int) -> None
     workload = Workload(source_len=256, max_length=64, num_beams=16)
     planned = make_plan(shape, workload, memory_bytes, SETTINGS)
 
-    assert planned.fixed_bytes + 2 * planned.limits["max_cache_bytes"] <= memory_bytes
+    assert planned.fixed_bytes + 2 * planned.cache_bytes <= memory_bytes
     assert 1 <= planned.limits["max_running_requests"] <= min(64, planned.num_slots)
 
 
@@ -86,6 +86,16 @@ def test_what_cannot_be_planned_is_refused(arguments: tuple[str, ...], message: 
 
     assert result.exit_code != 0
     assert message in result.output
+
+
+def test_a_gpu_shares_its_memory_out_by_itself() -> None:
+    planned = variables(run("summarize-en", "--device", "cuda", "--memory", "24GiB"))
+
+    assert planned.keys() == {
+        "TANDEM_MAX_RUNNING_REQUESTS",
+        "TANDEM_MAX_WAITING_REQUESTS",
+        "TANDEM_MAX_WAITING_TOKENS",
+    }
 
 
 def test_settings_of_the_checkpoint_count(tmp_path: Path) -> None:
