@@ -83,6 +83,12 @@ PANELS = (
         "Requests decoded together, and how many could be.",
     ),
     Panel(
+        "Cache",
+        "bytes",
+        {"reserved {{model}}": _gauge("reserved_bytes")},
+        "Cache bytes that running requests have reserved.",
+    ),
+    Panel(
         "Rows per step",
         "short",
         {"{{model}}": _mean("step_rows")},
