@@ -9,6 +9,8 @@ from typing import Any
 
 WAIT_POLICY = "passive"
 """For every process that decodes: threads that wait actively take the cores from the others."""
+SPIN_COUNT = "10000"
+"""For every process that decodes: rounds that a thread waits actively before (GNU's OpenMP)."""
 
 _PACKAGES = (
     "tandem-serve",
@@ -30,7 +32,7 @@ def machine() -> dict[str, Any]:
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "wait_policy": WAIT_POLICY,
+        "wait_policy": f"{WAIT_POLICY}, after {SPIN_COUNT} rounds",
         "load_before": round(os.getloadavg()[0], 2),
     }
 

@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.libraries import Knobs
 from benchmarks.load import TIMEOUT_S
-from benchmarks.machine import WAIT_POLICY
+from benchmarks.machine import SPIN_COUNT, WAIT_POLICY
 from benchmarks.systems import System
 from benchmarks.workloads import Item, Task
 
@@ -140,7 +140,11 @@ def serving(system: System, folder: Path, task: Task, warm_up: Sequence[Item]) -
 @contextmanager
 def _process(command: list[str], **streams: Any) -> Iterator["subprocess.Popen[str]"]:
     """A process in a group of its own, which ends with the block."""
-    threads = {"OMP_WAIT_POLICY": WAIT_POLICY, "TOKENIZERS_PARALLELISM": "false"}
+    threads = {
+        "OMP_WAIT_POLICY": WAIT_POLICY,
+        "GOMP_SPINCOUNT": SPIN_COUNT,
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     environment = {**os.environ, **threads}
     with subprocess.Popen(
         command, text=True, start_new_session=True, env=environment, **streams

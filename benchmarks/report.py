@@ -28,7 +28,7 @@ def where_from(about: dict[str, object]) -> str:
     return (
         f"{about['date']}, {machine['cores']} cores of {machine['processor']} "
         f"({machine['architecture']}), {machine['memory_gib']} GiB, threads wait "
-        f"{machine['wait_policy']}ly, load average before: {machine['load_before']}. {packages}."
+        f"{machine['wait_policy']}, load average before: {machine['load_before']}. {packages}."
     )
 
 
