@@ -27,7 +27,7 @@ def where_from(about: dict[str, object]) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     return (
         f"{about['date']}, {machine['cores']} cores of {machine['processor']} "
-        f"({machine['architecture']}), {machine['memory_gib']} GiB, threads wait "
+        f"({machine['architecture']}), {machine['memory_gib']} GiB, threads wait: "
         f"{machine['wait_policy']}, load average before: {machine['load_before']}. {packages}."
     )
 
