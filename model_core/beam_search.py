@@ -103,6 +103,8 @@ class BeamSearch(Search):
                 drawn = torch.multinomial(probabilities, self.num_candidates, generator=generator)
                 scores[slot] = totals[drawn]
                 parents[slot], token_ids[slot] = self._split(drawn, log_probs)
+        # A slot that is not a number fails at once, in its prompt too: its keys must not stay.
+        broken = scores.isnan().any(1)
         if self._may_be_in_prompt():
             num_slots, in_prompt = in_prompt.shape[0], in_prompt[:, None]
             scores = scores.masked_fill(in_prompt, -torch.inf)
@@ -113,7 +115,7 @@ class BeamSearch(Search):
                 (token_ids, self._given(num_slots)),
             ):
                 chosen[:, :num_beams] = torch.where(in_prompt, given, chosen[:, :num_beams])
-        return scores, parents, token_ids, scores.amax(1).isfinite()
+        return scores, parents, token_ids, scores.amax(1).isfinite() & ~broken
 
     def _best(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, parents and tokens of the best continuations, each [num_slots, num_candidates].

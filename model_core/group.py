@@ -99,9 +99,7 @@ class Group:
 
     def give_up(self, request: Request) -> None:
         """Free the slot of a request that did not finish: leave nothing that is not a number."""
-        slot = self.requests.index(request)
-        self._cross_cache.erase(slot)
-        self._self_cache.erase(slot)
+        self._erase(request)
         self.remove(request)
 
     def remove(self, request: Request) -> None:
@@ -163,13 +161,18 @@ class Group:
             elif done:
                 chosen.finished.append((request, Output.of(request, hypotheses)))
         leaving = {*chosen.failed, *(request for request, _ in chosen.finished)}
+        # Before any slot moves or memory is given back: neither may hold what is not a number.
+        for request in chosen.failed:
+            self._erase(request)
         # From the back, so that a slot that moves is one that stays.
         for request in reversed([each for each in self.requests if each in leaving]):
-            if request in chosen.failed:
-                self.give_up(request)
-            else:
-                self.remove(request)
+            self.remove(request)
         return chosen
+
+    def _erase(self, request: Request) -> None:
+        slot = self.requests.index(request)
+        self._cross_cache.erase(slot)
+        self._self_cache.erase(slot)
 
     def _resize(self, num_slots: int) -> None:
         """Double or halve the slots: what is copied stays a fraction of what was decoded."""

@@ -46,9 +46,11 @@ class Sampler(Search):
         chosen = scores.log_softmax(-1).gather(2, token_ids[..., None])[..., 0]
 
         in_prompt = self._in_prompt(num_slots)[:, None]
+        # A slot that is not a number fails at once, in its prompt too: its keys must not stay.
+        broken = (chosen.isnan() & ~self._ended[:num_slots]).any(1)
         idle = self._ended[:num_slots] | in_prompt
         chosen = chosen.masked_fill(idle, 0)
-        failed = ~chosen.isfinite().all(1)
+        failed = broken | ~chosen.isfinite().all(1)
         for slot in undrawable:
             failed[slot] = True
         self._scores[:num_slots] += chosen

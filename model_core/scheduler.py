@@ -182,8 +182,8 @@ class Scheduler:
         return given_up
 
     def _is_hopeless(self, request: Request, now: float) -> bool:
-        """Whether a request would not be finished in time; whoever waits alone is always tried."""
-        if len(self._queue) == 1:
+        """Whether a request would be late; with slots for all that wait it is always tried."""
+        if len(self._waiting) + len(self._running) <= self._num_slots or len(self._queue) == 1:
             return False
         needed_s = self._pace.seconds_for_steps(self._expected_steps.of(request))
         return now + needed_s > request.deadline

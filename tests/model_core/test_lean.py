@@ -175,3 +175,37 @@ def test_scores_that_are_not_a_number_fail_their_request_and_no_other(num_beams:
     assert_nobody_else_fails(
         LEAN.runner(), LEAN, requests, lambda patch: patch.setattr(Group, "write_source", poison)
     )
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("prefix", [(), (5, 6, 7, 8)], ids=["no-prefix", "in-its-prefix"])
+def test_no_memory_that_is_handed_out_again_holds_what_is_not_a_number(
+    num_beams: int, prefix: tuple[int, ...]
+) -> None:
+    bad = replace(
+        request(0, num_beams=num_beams, max_length=9, target_prefix_ids=prefix),
+        source_ids=(5,) * 30,
+    )
+    others = [
+        replace(request(number, num_beams=num_beams, max_length=2), source_ids=(6,) * (9 + number))
+        for number in range(1, 8)
+    ]
+    write = Group.write_source
+
+    def poison(
+        self: Group, slot: int, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        write(self, slot, layer, keys, values * float("nan") if len(keys) == 30 else values)
+
+    runner = LEAN.runner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Group, "write_source", poison)
+        runner.admit([bad, *others])  # the others leave in the step in which the first one fails
+        report = runner.step()
+    assert report.failed == (bad,)
+    assert len(report.finished) == len(others)
+    free = [entries for alike in runner._pool._free.values() for entries in alike]
+    assert free
+    for entries in free:
+        assert entries.keys.isfinite().all()
+        assert entries.values.isfinite().all()
