@@ -253,7 +253,7 @@ class Engine:
         served.runner.remove(leaving)
         with self._changed:
             for request in leaving:
-                served.ledger.vacate(request, now)
+                served.ledger.vacate(request)
 
     def _admit(self, served: _Served) -> tuple[Request, ...]:
         if served.runner.is_isolating:
@@ -281,8 +281,11 @@ class Engine:
     def _decode(self, served: _Served) -> StepReport:
         started = self._clock()
         report = served.runner.step()
+        now = self._clock()
         if report.num_rows:
-            self._observer.stepped(served.name, report.num_rows, self._clock() - started)
+            self._observer.stepped(served.name, report.num_rows, now - started)
+            with self._changed:
+                served.ledger.stepped(now, report.num_rows * report.num_steps)
         return report
 
     def _deliver(self, served: _Served, report: StepReport) -> None:

@@ -11,12 +11,25 @@ SHARES: dict[Priority, float] = {"interactive": 8.0, "bulk": 1.0}
 
 
 @dataclass(slots=True)
+class _Line:
+    """The requests of one client and class, in their order, each with its work."""
+
+    requests: OrderedDict[Request, float] = field(default_factory=OrderedDict)
+    work: float = 0.0
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.requests)
+
+
+@dataclass(slots=True)
 class _Class:
-    """The requests of one priority class."""
+    """The requests of one priority class, by client."""
 
     clients: Turns[str] = field(default_factory=Turns[str])
-    lines: dict[str, OrderedDict[Request, float]] = field(default_factory=dict)
+    lines: dict[str, _Line] = field(default_factory=dict)
     work: float = 0.0
+    num_requests: int = 0
 
 
 class FairQueue:
@@ -28,13 +41,9 @@ class FairQueue:
     def __init__(self) -> None:
         self._turns = Turns[Priority](SHARES)
         self._classes: dict[Priority, _Class] = {priority: _Class() for priority in SHARES}
-        self._num_requests = 0
 
     def __len__(self) -> int:
-        return self._num_requests
-
-    def __contains__(self, request: Request) -> bool:
-        return request in self._classes[request.priority].lines.get(request.client, ())
+        return sum(each.num_requests for each in self._classes.values())
 
     @property
     def work(self) -> float:
@@ -45,21 +54,23 @@ class FairQueue:
     def next(self) -> Request:
         """Who is next; somebody has to wait."""
         its_class = self._classes[self._turns.next]
-        return next(iter(its_class.lines[its_class.clients.next]))
+        return next(iter(its_class.lines[its_class.clients.next].requests))
 
     def add(self, request: Request, work: float) -> None:
         """Put a request at the end of its client's line."""
         its_class = self._classes[request.priority]
         self._turns.join(request.priority)
         its_class.clients.join(request.client)
-        its_class.lines.setdefault(request.client, OrderedDict())[request] = work
+        line = its_class.lines.setdefault(request.client, _Line())
+        line.requests[request] = work
+        line.work += work
         its_class.work += work
-        self._num_requests += 1
+        its_class.num_requests += 1
 
     def take(self, request: Request) -> None:
         """Take out the request that is next, as its client's turn."""
         its_class = self._classes[request.priority]
-        work = its_class.lines[request.client][request]
+        work = its_class.lines[request.client].requests[request]
         self._turns.charge(request.priority, work)
         its_class.clients.charge(request.client, work)
         self.remove(request)
@@ -68,9 +79,11 @@ class FairQueue:
         """Take out a request that gives up its place."""
         its_class = self._classes[request.priority]
         line = its_class.lines[request.client]
-        its_class.work -= line.pop(request)
-        self._num_requests -= 1
-        if not line:
+        work = line.requests.pop(request)
+        line.work -= work
+        its_class.work -= work
+        its_class.num_requests -= 1
+        if not line.requests:
             del its_class.lines[request.client]
             its_class.clients.leave(request.client)
         if not its_class.lines:
@@ -79,7 +92,7 @@ class FairQueue:
 
     def promote(self, request: Request) -> None:
         """Move a request of the bulk class to the interactive one."""
-        work = self._classes[request.priority].lines[request.client][request]
+        work = self._classes[request.priority].lines[request.client].requests[request]
         self.remove(request)
         request.priority = "interactive"
         self.add(request, work)
@@ -90,19 +103,25 @@ class FairQueue:
         Everybody who waits has an equal share, and so has one who may still come.
         """
         lines = [each.lines for each in self._classes.values()]
-        own = [request for line in lines for request in line.get(client, ())]
+        own = [request for line in lines if client in line for request in line[client].requests]
         num_shares = 1 + len({client}.union(*lines))
         tokens = sum(request.source_len for request in own)
         return num_shares * len(own) >= most or num_shares * tokens >= most_tokens
 
     def work_before(self, client: str, priority: Priority) -> float:
-        """What is expected to be done before a further request of a client has its turn."""
+        """What is expected to be done before a further request of a client has its turn.
+
+        That is what its client has in the queue, and whatever of others is due before it.
+        """
         its_class = self._classes[priority]
-        own = sum(its_class.lines.get(client, {}).values())
-        num_clients = its_class.clients.num_waiting + (client not in its_class.lines)
-        in_class = min(its_class.work, own * num_clients)
-        others = [each for each in SHARES if each != priority]
-        return in_class + sum(
-            min(self._classes[each].work, in_class * SHARES[each] / SHARES[priority])
-            for each in others
-        )
+        line = its_class.lines.get(client)
+        in_class = 0.0 if line is None else line.work
+        ahead = its_class.clients.ahead_of(client, in_class)
+        in_class += sum(_begun(its_class.lines[other], work) for other, work in ahead)
+        others = self._turns.ahead_of(priority, in_class)
+        return in_class + sum(_begun(self._classes[other], work) for other, work in others)
+
+
+def _begun(waiting: _Line | _Class, work: float) -> float:
+    """What is done of requests in a line while so much may be begun: one is whole or not at all."""
+    return min(waiting.work, work + waiting.work / waiting.num_requests)

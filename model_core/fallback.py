@@ -89,7 +89,8 @@ class GenerateRunner:
             if request not in stop_abandoned.stopped
         )
         self.remove([request for request, _ in finished])
-        return StepReport(finished, len(batch) * batch[0].parameters.num_hypotheses)
+        num_rows = len(batch) * batch[0].parameters.num_hypotheses
+        return StepReport(finished, num_rows, num_steps=stop_abandoned.num_steps)
 
     def remove(self, requests: Sequence[Request]) -> None:
         """Forget admitted requests."""
@@ -171,10 +172,12 @@ class _StopAbandoned(StoppingCriteria):
 
     Attributes:
         stopped: Requests whose rows were stopped, so that their answers mean nothing.
+        num_steps: Steps so far.
     """
 
     def __init__(self, batch: list[Request], clock: Callable[[], float]) -> None:
         self.stopped: set[Request] = set()
+        self.num_steps = 0
         self._batch = batch
         self._clock = clock
 
@@ -187,6 +190,7 @@ class _StopAbandoned(StoppingCriteria):
             scores: Not used.
             kwargs: Not used.
         """
+        self.num_steps += 1
         now = self._clock()
         self.stopped.update(each for each in self._batch if each.is_abandoned(now))
         is_stopped = torch.tensor([each in self.stopped for each in self._batch])

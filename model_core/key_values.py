@@ -84,11 +84,6 @@ class KeyValuesPool:
         # By shape: those given back last are the first to be taken again.
         self._free: OrderedDict[tuple[int, int], list[KeyValues]] = OrderedDict()
 
-    @property
-    def free_bytes(self) -> int:
-        """Bytes that wait for a taker."""
-        return self._free_bytes
-
     def take(self, num_slots: int, length: int) -> KeyValues:
         """Room for `num_slots` times `length` entries."""
         shape = (num_slots, length)

@@ -114,10 +114,14 @@ class Ledger:
             subscriptions += self._in_flight.end(request)
         return tuple(subscriptions)
 
-    def vacate(self, request: Request, now: float) -> None:
+    def vacate(self, request: Request) -> None:
         """Free the slot of a leaving request, which has left the runner."""
         del self._leaving[request]
-        self._scheduler.remove(request, now)
+        self._scheduler.remove(request)
+
+    def stepped(self, now: float, row_steps: int) -> None:
+        """See `Scheduler.stepped`."""
+        self._scheduler.stepped(now, row_steps)
 
     def shrink(self, num_requests: int) -> None:
         """Admit fewer from now on: so many were more than the memory holds."""
@@ -141,7 +145,7 @@ class Ledger:
         if self._in_flight.is_needed(request):
             return
         if request.status is RequestStatus.WAITING:
-            self._scheduler.remove(request, request.submitted_at)  # it never ran
+            self._scheduler.remove(request)
         elif request.status is RequestStatus.RUNNING:
             self._leaving[request] = None
         else:

@@ -4,7 +4,7 @@ from collections import deque
 
 from model_core.request import Request
 
-_NEWEST = 0.2  # weight of the newest measurement in a mean
+_NEWEST = 0.2  # weight of the newest request in a mean
 
 
 class ExpectedSteps:
@@ -12,6 +12,11 @@ class ExpectedSteps:
 
     def __init__(self) -> None:
         self._mean: dict[int, float] = {}  # by the power of two of the source length
+
+    @property
+    def are_known(self) -> bool:
+        """Whether anything was learnt yet."""
+        return bool(self._mean)
 
     def record(self, request: Request, num_steps: int) -> None:
         """Learn from a request that was completed."""
@@ -25,60 +30,47 @@ class ExpectedSteps:
         return max(1.0, least, min(most, self._learnt(request.source_len.bit_length(), most)))
 
     def _learnt(self, size: int, otherwise: float) -> float:
-        if not self._mean:
+        if not self.are_known:
             return otherwise
         return self._mean[min(self._mean, key=lambda known: abs(known - size))]
 
 
 class Pace:
-    """How fast work has been done lately, while there was more than could be done at once.
-
-    The unit of work is a row for a step, as it was expected: so a wrong expectation cancels out.
-    """
-
-    _WINDOW = 32  # completions: a few batches' worth, so that one slow request does not decide
+    """How fast work has been done lately, and how fast those who run came forward."""
 
     def __init__(self) -> None:
-        self._ends: deque[tuple[float, float]] = deque(maxlen=self._WINDOW + 1)  # time, work
-        self._seconds_per_step: float | None = None
-        self._former: float | None = None  # seconds for one unit of work, before an idle spell
+        self._work = _Rate()
+        self._steps = _Rate()
 
-    def restart(self, now: float) -> None:
-        """Begin to measure anew: an idle spell says nothing about speed."""
-        if len(self._ends) > 1:
-            self._former = self.seconds_for(1.0, self._ends[-1][0])
-        self._ends.clear()
-        self._ends.append((now, 0.0))
+    def queue_began(self, now: float) -> None:
+        """Somebody waits from now on: what ended before says nothing of what can be done."""
+        self._work.restart(now)
 
-    def record(self, now: float, work: float | None, seconds_per_step: float) -> None:
-        """Count one completion and its work, None where it is no measure of the pace."""
-        if work is not None:
-            self._ends.append((now, work))
-        self._learn(seconds_per_step)
+    def batch_began(self, now: float) -> None:
+        """Somebody runs from now on."""
+        self._steps.restart(now)
 
-    def record_unfinished(self, seconds_per_step: float) -> None:
-        """Learn from a request that left in mid-decode: its steps were that long, or longer.
+    def ended(self, now: float, work: float) -> None:
+        """Count a completion while there was more than could be done at once.
 
-        Those that end in time are the fast ones; without the others, steps would seem short.
+        The unit of work is a row for a step, as was expected: so a wrong expectation cancels out.
         """
-        if seconds_per_step > (self._seconds_per_step or 0.0):
-            self._learn(seconds_per_step)
+        self._work.add(now, work)
 
-    def _learn(self, seconds_per_step: float) -> None:
-        former = self._seconds_per_step
-        former = seconds_per_step if former is None else former
-        self._seconds_per_step = former + _NEWEST * (seconds_per_step - former)
+    def stepped(self, now: float, num_steps: float) -> None:
+        """Count the steps by which those who run came forward.
+
+        Whether they end in time or not: those that do are the fast ones.
+        """
+        self._steps.add(now, num_steps)
 
     def seconds_for(self, work: float, now: float) -> float | None:
         """Time in which so much is done at this rate; None where nothing was measured."""
-        if len(self._ends) < 2:
-            return None if self._former is None else work * self._former
-        done = sum(work for _, work in list(self._ends)[1:])
-        return work * (now - self._ends[0][0]) / done
+        return self._work.seconds_for(work, now)
 
     def seconds_for_steps(self, num_steps: float) -> float:
         """Time of so many steps in a row; 0 where nothing was measured."""
-        return num_steps * (self._seconds_per_step or 0.0)
+        return self._steps.seconds_for(num_steps, self._steps.last) or 0.0
 
     def retry_after(self, work: float, now: float) -> float:
         """When to come back where so much is to be done before, within [1, 60] s.
@@ -86,9 +78,42 @@ class Pace:
         Where nothing has ended yet, it is taken to end now: an optimistic guess.
         """
         seconds = self.seconds_for(work, now)
-        if seconds is None:
-            seconds = now - self._ends[0][0] if self._ends else 0.0
-        return bounded_retry(seconds)
+        return bounded_retry(now - self._work.last if seconds is None else seconds)
+
+
+class _Rate:
+    """How long something has been taking, over the last few amounts that were done of it.
+
+    So what took long once counts once, and no longer than until as many more were done.
+    """
+
+    _WINDOW = 32  # a few batches' worth, so that one slow request or step does not decide
+
+    def __init__(self) -> None:
+        self._done: deque[tuple[float, float]] = deque(maxlen=self._WINDOW + 1)  # time, amount
+        self._former: float | None = None  # seconds for one, before an idle spell
+
+    @property
+    def last(self) -> float:
+        """When something was done last, or could begin; 0 where nothing ever was."""
+        return self._done[-1][0] if self._done else 0.0
+
+    def restart(self, now: float) -> None:
+        """Begin to measure anew: an idle spell says nothing about speed."""
+        self._former = self.seconds_for(1.0, self.last)
+        self._done.clear()
+        self._done.append((now, 0.0))
+
+    def add(self, now: float, amount: float) -> None:
+        """So much was done since the last time."""
+        self._done.append((now, amount))
+
+    def seconds_for(self, amount: float, now: float) -> float | None:
+        """Time in which so much is done; None where nothing was measured."""
+        if len(self._done) < 2:
+            return None if self._former is None else amount * self._former
+        done = sum(each for _, each in list(self._done)[1:])
+        return amount * (now - self._done[0][0]) / done
 
 
 def bounded_retry(seconds: float) -> float:

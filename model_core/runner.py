@@ -33,11 +33,13 @@ class StepReport:
         finished: Requests that ended in this step, with their results; they have left the runner.
         num_rows: Hypotheses that went through the decoder.
         failed: Requests that had no token with a finite score; they have left the runner.
+        num_steps: Decoder steps that it was; more than one where a batch runs to its end.
     """
 
     finished: tuple[tuple[Request, Output], ...]
     num_rows: int
     failed: tuple[Request, ...] = ()
+    num_steps: int = 1
 
 
 class ModelRunner(Protocol):

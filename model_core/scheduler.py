@@ -1,6 +1,5 @@
 """Admission: which waiting requests join the batch at the next step. Numbers, no tensors."""
 
-import math
 from dataclasses import dataclass, fields
 
 from model_core.errors import DeadlineUnreachableError, QueueFullError, RequestTooLargeError
@@ -45,15 +44,11 @@ class _Entry:
 
     Attributes:
         cost_bytes: Of the caches.
-        steps: That it is expected to take.
         work: Rows that it is expected to send through the decoder, over all its steps.
-        admitted_at: When it left the queue.
     """
 
     cost_bytes: int
-    steps: float
     work: float
-    admitted_at: float = math.nan
 
 
 class Scheduler:
@@ -118,9 +113,9 @@ class Scheduler:
         steps = self._expected_steps.of(request)
         self.check_room(request.client, request.priority, request.deadline, now, steps=steps)
         self._check_source(request, now)
-        entry = _Entry(cost_bytes, steps, steps * request.parameters.num_hypotheses)
+        entry = _Entry(cost_bytes, steps * request.parameters.num_hypotheses)
         if not self._waiting:
-            self._pace.restart(now)
+            self._pace.queue_began(now)
         self._waiting[request] = entry
         self._queue.add(request, entry.work)
         self._waiting_tokens += request.source_len
@@ -162,7 +157,7 @@ class Scheduler:
         while self._queue:
             request = self._queue.next
             if self._is_hopeless(request, now):
-                self.remove(request, now)
+                self.remove(request)
                 self._given_up.append(request)
                 continue
             encode_tokens += request.source_len
@@ -182,8 +177,13 @@ class Scheduler:
         return given_up
 
     def _is_hopeless(self, request: Request, now: float) -> bool:
-        """Whether a request would be late; with slots for all that wait it is always tried."""
+        """Whether a request would be late; with slots for all that wait it is always tried.
+
+        So it is before any request has ended: its steps would be taken to be the most that it may.
+        """
         if len(self._waiting) + len(self._running) <= self._num_slots or len(self._queue) == 1:
+            return False
+        if not self._expected_steps.are_known:
             return False
         needed_s = self._pace.seconds_for_steps(self._expected_steps.of(request))
         return now + needed_s > request.deadline
@@ -200,18 +200,29 @@ class Scheduler:
         self._grow()
         if num_steps is not None:
             self._expected_steps.record(request, num_steps)
-            seconds_per_step = (now - entry.admitted_at) / max(1, num_steps)
             # Where nobody waits, requests end as they come: that is no measure of what can be done.
-            self._pace.record(now, entry.work if self._waiting else None, seconds_per_step)
+            if self._waiting:
+                self._pace.ended(now, entry.work)
 
-    def remove(self, request: Request, now: float) -> None:
+    def stepped(self, now: float, row_steps: int) -> None:
+        """Learn how fast the running requests come forward.
+
+        Args:
+            now: When the turn ended.
+            row_steps: Hypotheses that went through the decoder, over all its steps; where not
+                everybody took part, the others came forward by as much less.
+        """
+        num_rows = sum(each.parameters.num_hypotheses for each in self._running)
+        if num_rows:
+            self._pace.stepped(now, row_steps / num_rows)
+
+    def remove(self, request: Request) -> None:
         """Give up a waiting or running request."""
         if request in self._waiting:
             self._queue.remove(request)
             self._leave_queue(request)
         else:
-            entry = self._leave_batch(request)
-            self._pace.record_unfinished((now - entry.admitted_at) / entry.steps)
+            self._leave_batch(request)
 
     def promote(self, request: Request) -> None:
         """Let a bulk request that waits go with the interactive ones; others are left alone."""
@@ -236,7 +247,8 @@ class Scheduler:
 
     def _start(self, request: Request, now: float) -> None:
         entry = self._leave_queue(request)
-        entry.admitted_at = now
+        if not self._running:
+            self._pace.batch_began(now)
         self._running[request] = entry
         self._reserved_bytes += entry.cost_bytes
 

@@ -1,6 +1,6 @@
 """Whose turn it is among several who want a share: weighted fair queueing by virtual time."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -34,18 +34,25 @@ class Turns(Generic[_Key]):
     @property
     def next(self) -> _Key:
         """Who goes next; somebody has to wait."""
-        return min(self._waiting, key=lambda key: (self._due[key], self._rank.get(key, 0)))
-
-    @property
-    def num_waiting(self) -> int:
-        """How many take turns."""
-        return len(self._waiting)
+        return min(self._waiting, key=lambda key: (self._due[key], self._rank_of(key)))
 
     def join(self, key: _Key) -> None:
         """Take turns from now on; nothing happens to one who does already."""
         if key not in self._waiting:
+            self._due[key] = self._due_of(key)
             self._waiting[key] = None
-            self._due[key] = max(self._now, self._due.get(key, 0.0))
+
+    def ahead_of(self, key: _Key, work: float) -> Iterator[tuple[_Key, float]]:
+        """Who else comes before somebody who has taken so much from now on, or would have.
+
+        Each comes with the work that it has taken by then; a turn that begins before may go on.
+        """
+        due = self._due_of(key) + work / self._weight(key)
+        for other in self._waiting:
+            its_due = self._due[other]
+            is_first = (its_due, self._rank_of(other)) <= (due, self._rank_of(key))
+            if other != key and is_first:
+                yield other, (due - its_due) * self._weight(other)
 
     def charge(self, key: _Key, work: float) -> None:
         """Count what somebody who waits took in its turn."""
@@ -63,6 +70,14 @@ class Turns(Generic[_Key]):
         for other in [each for each, due in self._due.items() if due <= self._now]:
             if other not in self._waiting:
                 del self._due[other]
+
+    def _due_of(self, key: _Key) -> float:
+        """When it is due, or would be if it came now."""
+        due = self._due.get(key, 0.0)
+        return due if key in self._waiting else max(self._now, due)
+
+    def _rank_of(self, key: _Key) -> int:
+        return self._rank.get(key, 0)
 
     def _weight(self, key: _Key) -> float:
         return self._weights.get(key, 1.0)

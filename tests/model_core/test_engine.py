@@ -377,7 +377,7 @@ def test_caller_who_comes_between_deadline_and_step_takes_the_work_over() -> Non
 def test_request_with_too_little_time_left_ends_before_it_begins() -> None:
     bench = Bench(max_running_requests=1)
     bench.submit(1, num_steps=4)
-    late = bench.submit(5, num_steps=4, timeout_s=12.0)
+    late = bench.submit(5, num_steps=4, timeout_s=11.0)
     patient = [bench.submit(source, num_steps=4) for source in (6, 7)]
     for _ in range(4):
         bench.engine.step()

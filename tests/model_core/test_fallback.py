@@ -199,6 +199,10 @@ def test_a_step_takes_the_oldest_request_and_those_alike(bart: PreTrainedModel) 
     batches = [[request for request, _ in step.finished] for step in steps]
     assert batches == [[first, alike], [longer], [other], [too_many], []]
     assert [step.num_rows for step in steps] == [2, 1, 2, 1, 0]
+    most = [
+        max((output.generated_tokens for _, output in step.finished), default=1) for step in steps
+    ]
+    assert [step.num_steps for step in steps] == most
 
 
 class Interrupting:

@@ -227,8 +227,10 @@ def busy_scheduler(seconds_each: float) -> Scheduler:
     for _ in range(15):
         enqueue(scheduler, client="many")
     for number in range(5):
-        (request,) = scheduler.admit(seconds_each * number)
-        scheduler.finish(request, seconds_each * (number + 1), num_steps=3)
+        (request,) = scheduler.admit(began := seconds_each * number)
+        for step in range(3):
+            scheduler.stepped(began + seconds_each * (step + 1) / 3, 1)
+        scheduler.finish(request, began + seconds_each, num_steps=3)
     scheduler.admit(5 * seconds_each)
     return scheduler
 
@@ -247,9 +249,22 @@ def test_a_request_that_would_be_waited_for_in_vain_is_refused_at_once() -> None
     scheduler.enqueue(with_deadline(10.0 + 21.0), 0, 10.0)
 
 
-def test_a_client_with_nothing_in_the_queue_has_less_to_wait_for() -> None:
+def test_a_light_client_is_not_refused_for_what_a_heavy_one_has_in_the_queue() -> None:
     scheduler = busy_scheduler(2.0)
-    scheduler.enqueue(with_deadline(10.0 + 3.0, client="one"), 0, 10.0)
+    for _ in range(300):
+        enqueue(scheduler, client="many", now=10.0)
+    with pytest.raises(DeadlineUnreachableError):
+        scheduler.enqueue(with_deadline(10.0 + 5.0, client="many"), 0, 10.0)
+    scheduler.enqueue(with_deadline(10.0 + 5.0, client="one"), 0, 10.0)  # one goes before it
+
+
+def test_a_newcomer_among_many_clients_is_refused_for_what_all_of_them_have_in_the_queue() -> None:
+    scheduler = busy_scheduler(2.0)
+    for number in range(50):
+        enqueue(scheduler, client=f"client {number}", now=10.0)
+    with pytest.raises(DeadlineUnreachableError, match=r"after 104\.0 seconds"):
+        scheduler.enqueue(with_deadline(10.0 + 100.0, client="one more"), 0, 10.0)
+    scheduler.enqueue(with_deadline(10.0 + 105.0, client="one more"), 0, 10.0)
 
 
 def test_a_request_that_finds_nobody_waiting_is_tried_whatever_was_measured() -> None:
@@ -295,15 +310,63 @@ def test_a_request_with_too_little_time_left_is_given_up_before_it_begins() -> N
     assert "patient" in admitted_clients
 
 
-def test_requests_that_run_out_of_time_in_mid_decode_count_as_slow() -> None:
+def test_steps_of_which_no_request_sees_the_end_count_as_slow() -> None:
     scheduler = busy_scheduler(2.0)
-    for _ in range(20):
+    now = 10.0
+    for _ in range(40):
         (running,) = scheduler._running
-        scheduler.remove(running, 10.0 + 30.0)
-        enqueue(scheduler, client="many", now=10.0)
-        scheduler.admit(10.0)
+        scheduler.stepped(now := now + 10.0, 1)
+        scheduler.remove(running)
+        enqueue(scheduler, client="many", now=now)
+        scheduler.admit(now)
     with pytest.raises(DeadlineUnreachableError):
-        scheduler.enqueue(with_deadline(10.0 + 21.0), 0, 10.0)
+        scheduler.enqueue(with_deadline(now + 25.0, client="one"), 0, now)
+
+
+def test_a_stall_counts_once_however_many_requests_leave_in_it() -> None:
+    scheduler = scheduler_with(max_running_requests=16)
+    for _ in range(40):
+        enqueue(scheduler)
+    running = scheduler.admit(0.0)
+    now = 0.0
+    for _ in range(100):
+        scheduler.stepped(now := now + 0.1, 16)
+    for request in running[:2]:
+        scheduler.finish(request, now, num_steps=3)
+    scheduler.stepped(now := now + 32.0, 14)
+    for request in running[2:]:
+        scheduler.remove(request)
+    # One of the last 32 steps was so long, that is a second more for each: for three of them.
+    assert scheduler._pace.seconds_for_steps(3.0) == pytest.approx(3.3, abs=0.05)
+    scheduler.admit(now)
+    for _ in range(32):
+        scheduler.stepped(now := now + 0.1, 16)
+    assert scheduler._pace.seconds_for_steps(3.0) == pytest.approx(0.3)
+
+
+def test_before_a_request_has_ended_none_is_given_up_for_its_steps() -> None:
+    scheduler = scheduler_with(max_running_requests=1)
+    running, *waiting = (request_of(1, num_steps=1000) for _ in range(3))
+    for request in (running, *waiting):
+        request.deadline = 100.0
+        scheduler.enqueue(request, 0, 0.0)
+    scheduler.admit(0.0)
+    scheduler.stepped(1.0, 1)
+    scheduler.admit(1.0)
+    assert scheduler.pop_given_up() == ()
+    scheduler.finish(running, 2.0, num_steps=200)
+    scheduler.admit(2.0)
+    assert scheduler.pop_given_up() == (waiting[0],)
+
+
+def test_requests_that_are_run_in_turns_come_forward_by_as_much_less() -> None:
+    scheduler = scheduler_with(max_running_requests=4)
+    for _ in range(4):
+        enqueue(scheduler)
+    scheduler.admit(0.0)
+    for number in range(1, 9):
+        scheduler.stepped(float(number), 2)  # half of them
+    assert scheduler._pace.seconds_for_steps(3.0) == pytest.approx(6.0)
 
 
 def test_the_last_who_waits_is_tried_however_little_time_is_left() -> None:
@@ -448,7 +511,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from([*self.running, *self.waiting]))
         (self.running if request in self.running else self.waiting).remove(request)
-        self.scheduler.remove(request, self.now)
+        self.scheduler.remove(request)
         self.num_ended += 1
 
     @invariant()

@@ -137,7 +137,6 @@ class TurnsMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_is_bounded(self) -> None:
-        assert self.turns.num_waiting == len(self.waiting)
         if not self.waiting:
             assert not self.turns._due
 
