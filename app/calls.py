@@ -51,7 +51,7 @@ TraceCall = Callable[[RequestContext, str], None]
 
 
 class Calls:
-    """ASGI middleware, the outermost one: nothing leaves the app but through it.
+    """ASGI middleware, outside of all others that answer: nothing leaves the app but through it.
 
     An exception that nobody handled ends here with 500, so that no server above logs its message.
     """

@@ -70,7 +70,6 @@ def _add_middleware(
     app.add_middleware(
         BodyLimit, max_body_bytes=settings.max_body_bytes, receive_s=settings.receive_s
     )
-    app.add_middleware(Goodbye)
     app.add_middleware(KeyGate, keys=keys)
     if settings.cors_origins:  # outside the gate: a browser asks first, and without a key
         app.add_middleware(
@@ -82,3 +81,4 @@ def _add_middleware(
         )
     app.add_middleware(HeaderGate, max_header_bytes=settings.max_header_bytes)
     app.add_middleware(Calls, trace_call=trace_call)
+    app.add_middleware(Goodbye)  # outside of all that answers

@@ -1,6 +1,8 @@
 import asyncio
 
-from tests.app.fakes import Backwards
+from pydantic import SecretStr
+
+from tests.app.fakes import SETTINGS, Backwards
 from tests.app.waiting import eventually
 
 ENDLESS = {"max_new_tokens": 10**6}
@@ -68,3 +70,27 @@ async def test_calls_that_do_not_end_while_the_server_drains_are_answered_with_5
         assert (response.status_code, response.json()["type"]) == (503, "urn:tandem:unavailable")
         assert response.headers["connection"] == "close"
         assert "retry-after" in response.headers
+
+
+async def test_whatever_a_server_that_is_leaving_answers_closes_the_connection() -> None:
+    key = "a-key-of-one-who-may-call"
+    bounds = {"max_header_bytes": 1024, "max_body_bytes": 64, "quota_texts_per_minute": 1}
+    app = Backwards(SETTINGS.model_copy(update={"api_keys": SecretStr(f"bob:{key}"), **bounds}))
+    async with app.client() as client:
+        authorised = {"X-API-Key": key}
+        client.headers["Connection"] = "keep-alive"
+        app.service.leave()
+        answers = [
+            await client.get("/nowhere", headers=authorised),
+            await client.get("/info"),
+            await client.head("/translate", headers=authorised),
+            await client.get("/info", headers={"X-Long": "x" * 2000}),
+            await client.post("/summarize", content=b"x" * 100, headers=authorised),
+            await client.post("/summarize", content=b"{", headers=authorised),
+            await client.post("/summarize", json={"text": "a"}, headers=authorised),
+            await client.post("/summarize", json={"text": "b"}, headers=authorised),
+        ]
+
+    statuses = [answer.status_code for answer in answers]
+    assert statuses == [404, 401, 405, 431, 413, 422, 200, 429]
+    assert [answer.headers.get("connection") for answer in answers] == ["close"] * len(answers)
