@@ -50,7 +50,7 @@ def client_of(request: Request) -> str:
     return f"client {digest.hexdigest()}"
 
 
-def get_caller(request: Request, timeout_s: TimeoutHeader = None) -> Caller:
+async def get_caller(request: Request, timeout_s: TimeoutHeader = None) -> Caller:
     """The caller of a request, for a route."""
     return Caller(client_of(request), timeout_s)
 

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from app.lifespan import get_service
+from app.lifespan import service_of
 from app.text_bounds import check_num_texts
 from model_core.errors import InvalidRequestError
 
@@ -40,7 +40,7 @@ class BoundedJson(Request):
             InvalidRequestError: It has more fields or texts than anybody could mean.
         """
         body = await self.body()
-        settings = get_service(self).settings
+        settings = service_of(self).settings
         _check_shape(body, settings.max_json_depth)
         value = _parsed(body)
         if isinstance(value, dict):

@@ -33,10 +33,15 @@ def lifespan_of(
     return lifespan
 
 
-def get_service(request: Request) -> TextService:
+def service_of(request: Request) -> TextService:
     """The service of the app that got this request."""
     service: TextService = request.state.service
     return service
+
+
+async def get_service(request: Request) -> TextService:
+    """The same for a route that asks for it; a function that is not async costs it a thread."""
+    return service_of(request)
 
 
 ServiceDep = Annotated[TextService, Depends(get_service)]

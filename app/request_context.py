@@ -73,7 +73,7 @@ def context_of(scope: Scope) -> RequestContext:
     return context
 
 
-def get_context(request: Request) -> RequestContext:
+async def get_context(request: Request) -> RequestContext:
     """The context, for a route that asks for it."""
     return context_of(request.scope)
 

@@ -17,12 +17,14 @@ class Reply:
         body: Of the answer.
         seconds: From the connection to the end of the answer.
         retry_after_s: What the answer asks for; 0 where it does not.
+        ended_at: `time.perf_counter()` at its end.
     """
 
     status: int
     body: bytes
     seconds: float
     retry_after_s: int = 0
+    ended_at: float = 0.0
 
 
 class Address:
@@ -46,7 +48,7 @@ class Address:
             answer = await self._exchange(self._head(method, path, len(body)) + body)
         except OSError:
             answer = b""
-        return _reply(answer, time.perf_counter() - started)
+        return _reply(answer, started, time.perf_counter())
 
     async def _exchange(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(self._host, self._port)
@@ -67,10 +69,11 @@ class Address:
         return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-def _reply(answer: bytes, seconds: float) -> Reply:
+def _reply(answer: bytes, started: float, ended: float) -> Reply:
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *fields = head.split(b"\r\n")
     named = [field.partition(b":") for field in fields]
     headers = {name.lower(): value.strip() for name, _, value in named}
     code = int(status.split()[1]) if status else 0
-    return Reply(code, body, seconds, int(headers.get(b"retry-after", b"0")))
+    retry_after_s = int(headers.get(b"retry-after", b"0"))
+    return Reply(code, body, ended - started, retry_after_s, ended)

@@ -25,6 +25,7 @@ _LEAST_GOODPUT = 0.9  # of the best
 _LATEST_REFUSAL_S = 0.05  # 99 of 100
 _MOST_GROWTH = 0.05  # of the memory
 _SLOWEST_AFTERWARDS = 1.25  # times the latency before
+_LATEST_SEND_S = 0.01  # 99 of 100; later, what the clients see says little of the server
 
 _numbers = itertools.count()
 
@@ -35,20 +36,30 @@ class Phase:
 
     Attributes:
         seconds: How long calls were begun.
+        started: `time.perf_counter()` at the beginning.
         replies: Of every call.
         memory: Resident bytes of the server, at regular moments.
         num_begun: Requests that got a slot.
+        refused_s: How long each refusal took the server, by its log.
+        late_s: By how much each call was sent later than it was due.
+        sender_share: What the clients took of a core.
     """
 
     seconds: float
+    started: float = field(default_factory=time.perf_counter)
     replies: list[Reply] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
     num_begun: int = 0
+    refused_s: list[float] = field(default_factory=list)
+    late_s: list[float] = field(default_factory=list)
+    sender_share: float = 0.0
 
     @property
     def goodput(self) -> float:
-        """Answers in time per second."""
-        return self.statuses[200] / self.seconds
+        """Answers per second; those that came after the last call was begun do not count."""
+        end = self.started + self.seconds
+        in_time = [each for each in self.replies if each.status == 200 and each.ended_at < end]
+        return len(in_time) / self.seconds
 
     def seconds_of(self, status: int) -> list[float]:
         """How long each call took that ended so."""
@@ -86,15 +97,20 @@ async def open_loop(server: Server, calls_per_s: float, seconds: float) -> Phase
     phase, rng = Phase(seconds), random.Random(1)
     calls: list[asyncio.Task[Reply]] = []
     begun_before = int(await server.total("tandem_queue_seconds_count"))
-    next_call, started = 0.0, time.perf_counter()
-    while (now := time.perf_counter() - started) < seconds:
+    next_call, busy_s = 0.0, time.process_time()
+    num_refused = len(server.seconds_of(503))
+    phase.started = time.perf_counter()
+    while (now := time.perf_counter() - phase.started) < seconds:
         if now >= len(phase.memory):
             phase.memory.append(server.resident_bytes)
         while next_call <= now:
             calls.append(asyncio.ensure_future(server.address.post("/translate", body())))
+            phase.late_s.append(now - next_call)
             next_call += rng.expovariate(calls_per_s)
         await asyncio.sleep(max(0.0, next_call - now))
+    phase.sender_share = (time.process_time() - busy_s) / seconds
     phase.replies = list(await asyncio.gather(*calls))
+    phase.refused_s = server.seconds_of(503)[num_refused:]
     phase.num_begun = int(await server.total("tandem_queue_seconds_count")) - begun_before
     return phase
 
@@ -123,14 +139,16 @@ class Report:
 
     def lines(self) -> Sequence[str]:
         """What was measured."""
-        refusals = self.overload.seconds_of(503)
+        over, best = self.overload, self.best
         before_ms, after_ms = (1000 * seconds for seconds in self.latencies_s)
         return (
-            f"best: {self.best.goodput:.1f} answers/s, {dict(self.best.statuses)}",
-            f"overload: {self.overload.goodput:.1f} answers/s, {dict(self.overload.statuses)}, "
-            f"{self.overload.num_begun} begun",
-            f"refusals: p50 {1000 * percentile(refusals, 50):.0f} ms, "
-            f"p99 {1000 * percentile(refusals, 99):.0f} ms",
+            f"best: {best.goodput:.1f} answers/s, {dict(best.statuses)}",
+            f"overload: {over.goodput:.1f} answers/s ({over.goodput / best.goodput:.0%}), "
+            f"{dict(over.statuses)}, {over.num_begun} begun",
+            f"answers: {_spread(over.seconds_of(200))}",
+            f"refusals as clients see them: {_spread(over.seconds_of(503))}",
+            f"refusals by the server's log: {_spread(over.refused_s)}",
+            f"sent later than due: {_spread(over.late_s)}; {over.sender_share:.0%} of a core",
             f"memory grew by {self.growth:+.2%}",
             f"latency p50: {before_ms:.0f} ms before, {after_ms:.0f} ms after",
         )
@@ -145,8 +163,14 @@ class Report:
             "memory": self.growth <= _MOST_GROWTH,
             "latency afterwards": after_s <= _SLOWEST_AFTERWARDS * before_s,
             "an answer to all": not {0, 500} & self.overload.statuses.keys(),
+            "calls on time": percentile(self.overload.late_s, 99) <= _LATEST_SEND_S,
         }
         return [name for name, is_kept in kept.items() if not is_kept]
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    parts = [f"p{percent} {1000 * percentile(seconds, percent):.0f}" for percent in (50, 95, 99)]
+    return f"{' ms, '.join(parts)} ms, max {1000 * max(seconds, default=0.0):.0f} ms"
 
 
 def percentile(seconds: Sequence[float], percent: int) -> float:

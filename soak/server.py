@@ -1,8 +1,10 @@
 """The server of a soak run: a process, what it measures of itself, and its memory."""
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +17,15 @@ _KIB = 1024
 class Server:
     """A running server process."""
 
-    def __init__(self, url: str, pid: int) -> None:
+    def __init__(self, url: str, pid: int, log: Path) -> None:
         self.address = Address(url)
         self._pid = pid
+        self._log = log
+
+    def seconds_of(self, status: int) -> list[float]:
+        """How long each call took that ended so, by the server's own log."""
+        lines = map(json.loads, self._log.read_text(encoding="utf-8").splitlines())
+        return [line["seconds"] for line in lines if line.get("status") == status]
 
     @property
     def resident_bytes(self) -> int:
@@ -47,19 +55,18 @@ def serving(module: str, *flags: str) -> Iterator[Server]:
         flags: Of `tandem serve`.
     """
     command = [sys.executable, "-m", module, "serve", "--port", "0", *flags]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    ) as process:
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TANDEM_LOG_FORMAT": "json"}
+    with (
+        tempfile.NamedTemporaryFile() as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             words = process.stdout.readline().split()
             if not words:
                 raise RuntimeError(f"{' '.join(command)} ended before it was ready")
-            yield Server(words[-1], process.pid)
+            yield Server(words[-1], process.pid, Path(log.name))
         finally:
             process.kill()

@@ -42,8 +42,10 @@ def test_growth_is_seen_once_the_memory_has_settled() -> None:
 
 
 def phase(*, num_answers: int, num_refusals: int = 0, refusal_s: float = 0.01) -> Phase:
-    replies = [Reply(200, b"", 0.1)] * num_answers + [Reply(503, b"", refusal_s)] * num_refusals
-    return Phase(1.0, replies, memory=[100] * 9)
+    answers = [Reply(200, b"", 0.1, ended_at=0.5)] * num_answers
+    late = [Reply(200, b"", 0.1, ended_at=1.5)] * num_answers
+    refusals = [Reply(503, b"", refusal_s)] * num_refusals
+    return Phase(1.0, 0.0, [*answers, *late, *refusals], memory=[100] * 9)
 
 
 def test_overload_is_judged_by_goodput_refusals_and_what_comes_after() -> None:
@@ -52,6 +54,8 @@ def test_overload_is_judged_by_goodput_refusals_and_what_comes_after() -> None:
     assert OverloadReport(before, best, good, before).problems() == []
     poor = phase(num_answers=80, num_refusals=200, refusal_s=0.2)
     assert OverloadReport(before, best, poor, before).problems() == ["goodput", "refusals"]
+    good.late_s = [0.0] * 90 + [0.1] * 10
+    assert OverloadReport(before, best, good, before).problems() == ["calls on time"]
 
 
 def test_every_call_is_a_new_text() -> None:

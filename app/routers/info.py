@@ -11,7 +11,7 @@ router = APIRouter(tags=["operation"])
 
 
 @router.get("/health", responses=NOT_SO)
-def health(service: ServiceDep, response: Response) -> Status:
+async def health(service: ServiceDep, response: Response) -> Status:
     """Whether the process and the engine's loop are alive and move on; if not, restart it."""
     if service.status in ("stuck", "dead"):
         response.status_code = 503
@@ -20,7 +20,7 @@ def health(service: ServiceDep, response: Response) -> Status:
 
 
 @router.get("/ready", responses=NOT_SO)
-def ready(service: ServiceDep, response: Response) -> Status:
+async def ready(service: ServiceDep, response: Response) -> Status:
     """Whether calls are taken; if not, send them elsewhere."""
     if service.status != "ready":
         response.status_code = 503
