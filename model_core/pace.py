@@ -88,6 +88,7 @@ class _Rate:
     """
 
     _WINDOW = 32  # a few batches' worth, so that one slow request or step does not decide
+    _ENOUGH = 8  # to forget what was measured before: the first of a batch ends after all its steps
 
     def __init__(self) -> None:
         self._done: deque[tuple[float, float]] = deque(maxlen=self._WINDOW + 1)  # time, amount
@@ -110,8 +111,11 @@ class _Rate:
 
     def seconds_for(self, amount: float, now: float) -> float | None:
         """Time in which so much is done; None where nothing was measured."""
-        if len(self._done) < 2:
-            return None if self._former is None else amount * self._former
+        num_measured = len(self._done) - 1
+        if self._former is not None and num_measured < self._ENOUGH:
+            return amount * self._former
+        if num_measured < 1:
+            return None
         done = sum(each for _, each in list(self._done)[1:])
         return amount * (now - self._done[0][0]) / done
 

@@ -8,6 +8,7 @@ from model_core.pace import ExpectedSteps, Pace, bounded_retry
 from model_core.request import Priority, Request
 
 _PARTS = 4  # one part of the queue is kept for clients that have less than their share
+_SPREAD = 1.25  # times the expected steps: a mean, which half of all requests exceed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +186,7 @@ class Scheduler:
             return False
         if not self._expected_steps.are_known:
             return False
-        needed_s = self._pace.seconds_for_steps(self._expected_steps.of(request))
+        needed_s = self._pace.seconds_for_steps(_SPREAD * self._expected_steps.of(request))
         return now + needed_s > request.deadline
 
     def finish(self, request: Request, now: float, num_steps: int | None = None) -> None:
@@ -298,7 +299,7 @@ class Scheduler:
         waiting_s = self._pace.seconds_for(self._queue.work_before(client, priority), now)
         if waiting_s is None:
             return
-        expected_s = waiting_s + self._pace.seconds_for_steps(steps)
+        expected_s = waiting_s + self._pace.seconds_for_steps(_SPREAD * steps)
         if now + expected_s > deadline:
             late_s = now + expected_s - deadline
             raise DeadlineUnreachableError(expected_s, bounded_retry(late_s))
