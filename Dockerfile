@@ -45,26 +45,26 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM torch-cpu AS packages-cpu
 COPY --from=requirements /requirements.txt /
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/build/bin/pip --python /opt/tandem/bin/python install --quiet \
-        --constraint /constraints.txt --requirement /requirements.txt \
-    && /opt/tandem/bin/python -c "import torch; v = torch.version; \
-assert v.cuda is None, f'expected a torch without CUDA, found {v.__version__}: set TORCH_INDEX_URL'" \
-    # Headers and libraries for those who compile against torch.
-    && cd /opt/tandem/lib/python3*/site-packages/torch \
-    && rm -rf include share test lib/*.a \
-    && find bin -type f ! -name torch_shm_manager -delete
+COPY deployment/image/packages.sh /
+RUN --mount=type=cache,target=/root/.cache/pip /packages.sh cpu
 
 FROM torch-cuda AS packages-cuda
 COPY --from=requirements /requirements.txt /
+COPY deployment/image/packages.sh /
+RUN --mount=type=cache,target=/root/.cache/pip /packages.sh cuda
+
+# Triton, which torch for CUDA brings along, compiles one module in C when it first meets a GPU. The
+# image has no compiler: the module is compiled here.
+FROM build AS triton
+RUN apt-get update --quiet=2 \
+    && apt-get install --quiet=2 --yes --no-install-recommends gcc libc6-dev \
+    # Python's headers: where the base has none, its Python is that of the distribution.
+    && { test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_config_h_filename())')" \
+        || apt-get install --quiet=2 --yes --no-install-recommends python3-dev; }
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/build/bin/pip --python /opt/tandem/bin/python install --quiet \
-        --constraint /constraints.txt --requirement /requirements.txt \
-    && /opt/tandem/bin/python -c "import torch; v = torch.version; \
-assert v.cuda, f'expected a torch with CUDA, found {v.__version__}: set TORCH_INDEX_URL'" \
-    && cd /opt/tandem/lib/python3*/site-packages/torch \
-    && rm -rf include share test lib/*.a \
-    && find bin -type f ! -name torch_shm_manager -delete
+    /opt/build/bin/pip install --quiet --no-deps --constraint /constraints.txt --target /triton triton
+COPY deployment/image/triton_module.sh deployment/image/cc.sh /opt/triton/
+RUN /opt/triton/triton_module.sh /triton/triton /opt/triton
 
 # The project itself, and apart from it the shipped checkpoints, which change seldom.
 FROM build AS code
@@ -82,7 +82,7 @@ FROM packages-cpu AS make-sbom
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/build/bin/pip install --quiet --constraint /constraints.txt cyclonedx-bom
 COPY --from=code /code /code
-COPY deployment/sbom.py pyproject.toml /
+COPY deployment/image/sbom.py pyproject.toml /
 RUN PYTHONPATH=/code /opt/build/bin/cyclonedx-py environment --pyproject /pyproject.toml \
         --output-file /packages.json /opt/tandem/bin/python \
     && /opt/build/bin/python /sbom.py /packages.json > /tandem.cdx.json
@@ -118,7 +118,10 @@ LABEL org.opencontainers.image.title="Tandem" \
 # What changes most often comes last: after a change of the code only the last layer is new.
 FROM runtime AS cuda
 ARG VERSION=unknown REVISION=unknown CREATED=unknown
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    CC=/opt/triton/cc.sh \
+    TRITON_CACHE_DIR=/cache/triton
+COPY --from=triton /opt/triton /opt/triton
 COPY --from=packages-cuda /opt/tandem /opt/tandem
 COPY --from=code /checkpoints /app/app/checkpoints
 COPY --from=code /code /app

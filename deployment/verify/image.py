@@ -1,7 +1,10 @@
 """The image: built, looked into, run without privileges, ended, built again."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,6 +52,8 @@ def check_image(report: Report) -> bool:
     report.check("image: a change of the code rebuilds in seconds", _check_rebuild)
     report.check("image: a bill of materials by one command", _check_sbom)
     report.check("image: the cuda target refuses a torch without CUDA", _check_cuda_target)
+    report.check("image: Triton needs no compiler", _check_triton)
+    _check_resolution(report)
     report.skip("image: start of the cuda target", "it needs an NVIDIA GPU")
     return True
 
@@ -205,13 +210,43 @@ def _check_sbom() -> str:
 
 
 def _check_cuda_target() -> str | None:
-    command = ["env", "DOCKER_BUILDKIT=1", "docker", "build", "--target", "cuda", str(ROOT)]
-    done = run(command, timeout_s=3600)
+    command = ["docker", "build", "--target", "cuda", str(ROOT)]
+    done = run(["env", "DOCKER_BUILDKIT=1", *command], timeout_s=3600)
     said = done.stdout + done.stderr
     if done.returncode == 0:
         return "it was built: there is a torch with CUDA here"
-    expect("expected a torch with CUDA" in said, "\n".join(said.splitlines()[-10:]))
+    expect("expected a torch for cuda" in said, "\n".join(said.splitlines()[-10:]))
     return "it needs one, and pip gives none here"
+
+
+def _check_triton() -> str:
+    """The cuda target's Triton loads its module, with a driver that can do nothing."""
+    build(ROOT, "--target", "triton", tag="tandem:verify-triton")
+    script = ROOT / "deployment" / "verify" / "load_triton.sh"
+    mount = f"{script}:/load_triton.sh:ro"
+    said = docker("run", "--rm", "--volume", mount, "tandem:verify-triton", "sh", "/load_triton.sh")
+    run(["docker", "image", "rm", "tandem:verify-triton"])
+    return said
+
+
+def _check_resolution(report: Report) -> None:
+    """Whether constraints.txt fits a torch with CUDA, which pip takes where nothing sets it up."""
+    name = "image: constraints.txt fits a torch with CUDA"
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
+    pip = (sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet")
+    asked = ("--report", "-", "--constraint", "constraints.txt")
+    done = run([*pip, *asked, "torch"], environment={**variables, "PIP_CONFIG_FILE": os.devnull})
+    if "No matching distribution" in done.stderr:
+        report.skip(name, "pip reaches no index with its own settings")
+        return
+    report.check(name, lambda: _expect_cuda(done))
+
+
+def _expect_cuda(done: subprocess.CompletedProcess[str]) -> str:
+    expect(done.returncode == 0, done.stderr)
+    packages = [each["metadata"]["name"] for each in json.loads(done.stdout)["install"]]
+    expect("triton" in packages, f"expected triton among {packages}")
+    return f"{len(packages)} packages"
 
 
 def _exit_code(name: str) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import yaml
 
 from app.settings import Settings, variable
-from deployment.sbom import debian_components
+from deployment.image.sbom import debian_components
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -94,6 +96,29 @@ def test_the_gpu_service_reserves_an_nvidia_device() -> None:
     (device,) = SERVICES["tandem-gpu"]["deploy"]["resources"]["reservations"]["devices"]
 
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def run_cc(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
+    """Ask the image's `cc` for the module of a source, beside the driver.c of its Triton."""
+    shutil.copy(ROOT / "deployment" / "image" / "cc.sh", folder)
+    (folder / "driver.c").write_text("int driver;")
+    (folder / "cuda_utils.so").write_bytes(b"compiled before")
+    (folder / "asked.c").write_text(source)
+    command = [folder / "cc.sh", folder / "asked.c", "-O3", "-o", folder / "asked.so", "-l:a.so"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_cc_of_the_image_hands_out_what_was_compiled(tmp_path: Path) -> None:
+    assert run_cc(tmp_path, "int driver;").returncode == 0
+    assert (tmp_path / "asked.so").read_bytes() == b"compiled before"
+
+
+def test_the_cc_of_the_image_compiles_nothing_else(tmp_path: Path) -> None:
+    done = run_cc(tmp_path, "int other;")
+
+    assert done.returncode == 1
+    assert "found another source" in done.stderr
+    assert not (tmp_path / "asked.so").exists()
 
 
 def test_system_packages_become_components() -> None:

@@ -1,0 +1,1 @@
+"""What the Dockerfile copies into the stages of its build."""
