@@ -111,10 +111,25 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail (printf "settings: %s: fetch.enabled wants the commit of every Hub id, as %s@<40 hex digits>" $model (regexReplaceAll "@.*" $model "")) }}
 {{- end }}
 {{- end }}
+{{- if and .Values.fetch.enabled (not $hub) }}
+{{- fail "fetch.enabled: no setting names a checkpoint of the Hub" }}
+{{- end }}
 {{- if and $hub (not .Values.fetch.enabled) (not .Values.hub.online) (not .Values.modelCache.existingClaim) }}
 {{- fail (printf "settings: %s is on the Hub: expected fetch.enabled, hub.online or modelCache.existingClaim" (regexReplaceAll "\n" $hub ", ")) }}
 {{- end }}
 {{- if and .Values.checkpointSettings (hasKey .Values.settings "checkpoints_file") }}
 {{- fail "checkpointSettings and settings.checkpoints_file: expected one of them" }}
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "autoscaling.minReplicas is %d: expected at most maxReplicas, %d" (int .minReplicas) (int .maxReplicas)) }}
+{{- end }}
+{{- end }}
+{{- if eq (int .Values.metrics.port) (int .Values.service.port) }}
+{{- fail (printf "metrics.port is %d, as service.port is: expected another one" (int .Values.metrics.port)) }}
+{{- end }}
+{{- $tested := trimPrefix "/" .Values.test.path }}
+{{- if eq "none" (include "tandem.setting" (dict "root" . "name" (printf "%s_model" $tested))) }}
+{{- fail (printf "test.path is /%s, which settings.%s_model switches off: expected the other endpoint" $tested $tested) }}
 {{- end }}
 {{- end }}
