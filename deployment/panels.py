@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 _OF = 'job=~"$job",model=~"$model"'
+_CALLS = 'job=~"$job",path=~"/translate|/summarize"'  # scrapes and probes are none
 _RATE = "[$__rate_interval]"
 
 
@@ -143,5 +144,17 @@ PANELS = (
             )
         },
         "Failed in the engine, not finished in time, or wrong from the start.",
+    ),
+    Panel(
+        "Calls by status",
+        "reqps",
+        {"{{status}}": _rate("calls_total", "status", where=_CALLS)},
+        "Calls answered, those that never became requests too: without a key, too large, too many.",
+    ),
+    Panel(
+        "Calls by client",
+        "reqps",
+        {"{{client}}": _rate("calls_total", "client", where=_CALLS)},
+        "Calls answered, by the name of the caller's key.",
     ),
 )

@@ -15,7 +15,13 @@ from deployment.panels import PANELS, Panel, of_everything
 
 _COLUMNS = 3
 _STEP_S = 5
-_UNITS = {"s": "seconds", "reqps": "per second", "percentunit": "share", "short": ""}
+_UNITS = {
+    "s": "seconds",
+    "bytes": "bytes",
+    "reqps": "per second",
+    "percentunit": "share",
+    "short": "",
+}
 
 
 def draw(prometheus: str, file: Path, seconds: int) -> None:
@@ -47,7 +53,7 @@ def _draw_panel(panel: Panel, axes: Axes, client: httpx.Client, seconds: int) ->
         for labels, points in _series(client, query, now - seconds, now):
             times, values = [at - now for at, _ in points], [value for _, value in points]
             axes.plot(times, values, label=_filled(legend, labels))
-    axes.set(title=panel.title, ylabel=_UNITS[panel.unit], xlim=(-seconds, 0))
+    axes.set(title=panel.title, ylabel=_UNITS.get(panel.unit, panel.unit), xlim=(-seconds, 0))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if axes.lines:

@@ -15,6 +15,7 @@ from deployment.panels import PANELS
 from model_core.ledger import EngineStats
 from model_core.runner import EncodeReport
 
+ROOT = CHART.parents[1]
 RULES = (CHART / "files" / "rules.yml").read_text()
 NAME = re.compile(r"\btandem_\w+")
 
@@ -30,6 +31,7 @@ def samples() -> dict[str, set[str]]:
     metrics.admitted("model", 0.1)
     metrics.encoded("model", EncodeReport(1, 1, 8, 10), 0.1)
     metrics.stepped("model", 4, 0.1)
+    metrics.call_ended("client", "/translate", 200)
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.exposition().decode()):
         for sample in family.samples:
@@ -96,3 +98,18 @@ def test_the_chart_can_put_its_own_release_in_place_of_the_job() -> None:
     for metric in re.finditer(r"(?:tandem_\w+|\bup)\{([^}]*)\}", RULES):
         assert metric[1].startswith('job="tandem"')
     assert len(re.findall(r"\btandem_\w+(?!\w|\{)", RULES)) == 0
+
+
+def test_every_alert_is_shown_to_fire() -> None:
+    """By promtool, in `make verify-deploy`."""
+    shown = yaml.safe_load((ROOT / "deployment/verify/rules_test.yml").read_text())["tests"]
+    fired = {
+        each["alertname"]
+        for test in shown
+        for each in test["alert_rule_test"]
+        if each["exp_alerts"]
+    }
+
+    assert fired == {
+        rule["alert"] for group in yaml.safe_load(RULES)["groups"] for rule in group["rules"]
+    }
