@@ -15,13 +15,7 @@ from deployment.panels import PANELS, Panel, of_everything
 
 _COLUMNS = 3
 _STEP_S = 5
-_UNITS = {
-    "s": "seconds",
-    "bytes": "bytes",
-    "reqps": "per second",
-    "percentunit": "share",
-    "short": "",
-}
+_UNITS = {"s": "seconds", "reqps": "per second", "percentunit": "share", "short": ""}
 
 
 def draw(prometheus: str, file: Path, seconds: int) -> None:
