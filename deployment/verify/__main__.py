@@ -9,6 +9,7 @@ from pathlib import Path
 from deployment.verify.chart import check_chart
 from deployment.verify.compose import check_compose
 from deployment.verify.image import IMAGE, check_image
+from deployment.verify.pod import check_pods
 from deployment.verify.report import Report, run
 
 _PARTS = ("chart", "image", "compose")
@@ -22,29 +23,34 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = arguments.parts or _PARTS
     report = Report()
+    has_helm = shutil.which("helm") is not None
     if "chart" in parts:
-        if shutil.which("helm"):
+        if has_helm:
             check_chart(report)
         else:
             report.skip("chart", "there is no helm on PATH")
-    if "image" in parts or "compose" in parts:
-        _check_with_docker(report, parts, arguments.picture)
+    if shutil.which("docker") and run(["docker", "info"]).returncode == 0:
+        _check_with_docker(report, parts, has_helm, arguments.picture)
+    else:
+        what = "image, Compose and the chart's Pods"
+        report.skip(what, "there is no docker on PATH whose engine answers")
     sys.exit(report.close())
 
 
-def _check_with_docker(report: Report, parts: Sequence[str], picture: Path | None) -> None:
-    if not shutil.which("docker") or run(["docker", "info"]).returncode:
-        report.skip("image and Compose", "there is no docker on PATH whose engine answers")
-        return
+def _check_with_docker(
+    report: Report, parts: Sequence[str], has_helm: bool, picture: Path | None
+) -> None:
     is_built = check_image(report) if "image" in parts else _is_there(IMAGE)
-    if "compose" not in parts:
-        return
     if not is_built:
-        report.skip("Compose", f"there is no image {IMAGE}")
-    elif run(["docker", "compose", "version"]).returncode:
-        report.skip("Compose", "there is no docker compose, version 2")
-    else:
-        check_compose(report, picture)
+        report.skip("Compose and the chart's Pods", f"there is no image {IMAGE}")
+        return
+    if "chart" in parts and has_helm:
+        check_pods(report)
+    if "compose" in parts:
+        if run(["docker", "compose", "version"]).returncode:
+            report.skip("Compose", "there is no docker compose, version 2")
+        else:
+            check_compose(report, picture)
 
 
 def _is_there(image: str) -> bool:

@@ -111,13 +111,14 @@ def _check_set_up(values: Path) -> str:
     return ", ".join(kinds)
 
 
-def _of_kind(objects: list[Object], kind: str) -> Object:
+def of_kind(objects: list[Object], kind: str) -> Object:
+    """The object of a kind."""
     return next(each for each in objects if each["kind"] == kind)
 
 
 def server_variables(objects: list[Object]) -> dict[str, str]:
     """Variables of the server's ConfigMap."""
-    data: dict[str, str] = _of_kind(objects, "ConfigMap")["data"]
+    data: dict[str, str] = of_kind(objects, "ConfigMap")["data"]
     return data
 
 
@@ -134,7 +135,7 @@ def _expect_settings(objects: list[Object]) -> None:
 
 def _expect_grace(objects: list[Object]) -> None:
     """A Pod may take longer to end than everything that its end is made of."""
-    pod = _of_kind(objects, "Deployment")["spec"]["template"]["spec"]
+    pod = of_kind(objects, "Deployment")["spec"]["template"]["spec"]
     (server,) = pod["containers"]
     waits = int(server["lifecycle"]["preStop"]["exec"]["command"][1])
     with patch.dict(os.environ, server_variables(objects), clear=True):
@@ -146,7 +147,7 @@ def _expect_grace(objects: list[Object]) -> None:
 
 def _expect_egress(objects: list[Object], values: Mapping[str, Any]) -> None:
     """Nothing goes out but DNS, to the Hub if something is fetched, and what the values name."""
-    rules = _of_kind(objects, "NetworkPolicy")["spec"]["egress"]
+    rules = of_kind(objects, "NetworkPolicy")["spec"]["egress"]
     fetches = values.get("fetch", {}).get("enabled") or values.get("hub", {}).get("online")
     named = values.get("networkPolicy", {}).get("extraEgress", [])
     expect([rule for rule in rules if rule in named] == named, f"egress by {rules}")
@@ -165,23 +166,16 @@ def _check_refused() -> str:
 def _check_notes() -> str:
     """The shell reads the call of every set-up as it is meant, and its body is JSON."""
     for values in SET_UPS:
-        call = _call_of(_notes("--values", str(values)))
-        expect(call[:2] == ["curl", "-s"] and "-d" in call, f"{values.name}: {call}")
-        body = json.loads(call[call.index("-d") + 1])
-        expect(body["text"], f"{values.name}: {call}")
-    quoted = _call_of(_notes("--set-json", 'test.body="{\\"text\\": \\"It\'s cold.\\"}"'))
+        call = call_of_notes("--values", str(values))
+        expect(call[:2] == ["curl", "-s"], f"{values.name}: {call}")
+        expect(json.loads(call[-1])["text"], f"{values.name}: {call}")
+    quoted = call_of_notes("--set-json", 'test.body="{\\"text\\": \\"It\'s cold.\\"}"')
     expect(json.loads(quoted[-1]) == {"text": "It's cold."}, str(quoted))
-    return " ".join(_call_of(_notes())[:3])
+    return " ".join(call_of_notes()[:3])
 
 
-def _call_of(notes: str) -> list[str]:
-    call = re.search(r"^ *(curl (?:.*\\\n)*.*)$", notes, re.MULTILINE)
-    expect(call, notes)
-    assert call
-    return shlex.split(call[1])
-
-
-def _notes(*options: str) -> str:
+def call_of_notes(*options: str) -> list[str]:
+    """Words of the call that NOTES.txt shows for a release; its last one is the body."""
     # helm renders NOTES.txt only where there is a cluster: here as a template among the others.
     with TemporaryDirectory() as scratch:
         chart = Path(scratch) / "tandem"
@@ -194,23 +188,24 @@ def _notes(*options: str) -> str:
         only = ("--show-only", "templates/notes.yaml")
         rendered = output_of(["helm", "template", "release", str(chart), *only, *options])
     said: str = yaml.safe_load(rendered)["data"]["text"]
-    return said
+    call = re.search(r"^ *(curl (?:.*\\\n)*.*)$", said, re.MULTILINE)
+    return shlex.split(call[1].replace("\\\n", "")) if call else []
 
 
 def _check_update() -> None:
-    deployment = _of_kind(render(), "Deployment")["spec"]
+    deployment = of_kind(render(), "Deployment")["spec"]
     update = deployment["strategy"]["rollingUpdate"]
     expect(update == {"maxUnavailable": 0, "maxSurge": 1}, str(update))
     scaled = render(CHART / "ci" / "hpa-values.yaml")
-    expect("replicas" not in _of_kind(scaled, "Deployment")["spec"], "replicas would be reset")
+    expect("replicas" not in of_kind(scaled, "Deployment")["spec"], "replicas would be reset")
 
 
 def _check_kept() -> None:
     hub = CHART / "ci" / "hub-values.yaml"
-    annotations = _of_kind(render(hub), "PersistentVolumeClaim")["metadata"]["annotations"]
+    annotations = of_kind(render(hub), "PersistentVolumeClaim")["metadata"]["annotations"]
     expect(annotations == {"helm.sh/resource-policy": "keep"}, str(annotations))
     given_up = render(hub, VERSIONS[-1], "--set", "modelCache.keep=false")
-    claim = _of_kind(given_up, "PersistentVolumeClaim")["metadata"]
+    claim = of_kind(given_up, "PersistentVolumeClaim")["metadata"]
     expect("annotations" not in claim, str(claim))
 
 

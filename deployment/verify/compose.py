@@ -26,7 +26,7 @@ _PROFILES = ("", "gpu", "monitoring", "scale", "*")
 _NUM_CLIENTS = 8
 _NUM_CALLS = 800
 _NUM_SERVERS = 3
-_PICTURE_S = 150
+_PICTURE_S = 100
 # Two processors are shared by all servers of this check, and by whatever else the machine does.
 _OVERRIDE = """
 services:

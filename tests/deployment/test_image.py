@@ -104,8 +104,8 @@ def run_cc(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     (folder / "driver.c").write_text("int driver;")
     (folder / "cuda_utils.so").write_bytes(b"compiled before")
     (folder / "asked.c").write_text(source)
-    command = [folder / "cc.sh", folder / "asked.c", "-O3", "-o", folder / "asked.so", "-l:a.so"]
-    return subprocess.run(command, capture_output=True, text=True)
+    source_and_module = (folder / "asked.c", "-O3", "-o", folder / "asked.so", "-l:a.so")
+    return subprocess.run([folder / "cc.sh", *source_and_module], capture_output=True, text=True)
 
 
 def test_the_cc_of_the_image_hands_out_what_was_compiled(tmp_path: Path) -> None:
