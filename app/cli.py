@@ -1,7 +1,6 @@
 """`tandem serve`, `tandem translate`, `tandem summarize`, `tandem verify` and `tandem plan`."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from app.cli_parts import (
     read_settings,
     settings_options,
 )
-from app.container_limits import cpu_quota
+from app.native_libraries import set_up_native_libraries
 from app.planning.cli import plan
 from app.settings import Settings
 from app.signals import exit_on_signals
@@ -29,14 +28,7 @@ if TYPE_CHECKING:
     from app.schemas import Answer
     from app.service import TextService
 
-# Before torch is imported, hence the late imports below: threads that wait actively take the
-# cores from the event loop and from every neighbour. A tenth of a millisecond is no harm, and wakes
-# nobody between the hundreds of small products of a step.
-if os.environ.setdefault("OMP_WAIT_POLICY", "passive") == "passive":
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# torch counts the processors of the machine, not those that a container may use.
-if (quota := cpu_quota()) is not None:
-    os.environ.setdefault("OMP_NUM_THREADS", str(quota))
+set_up_native_libraries()  # before torch is imported, hence the late imports below
 
 _T = TypeVar("_T")
 _CHUNK = 64  # lines of a stream answered together: enough to fill a batch, few enough to print soon

@@ -106,7 +106,9 @@ class Settings(BaseSettings):
         0, ge=0, description="Threads of torch on a CPU; 0 leaves the choice to torch."
     )
 
-    max_running_requests: int = Field(64, ge=1, description="Requests decoded together, per model.")
+    max_running_requests: int = Field(
+        128, ge=1, description="Requests decoded together, per model."
+    )
     max_waiting_requests: int = Field(
         512, ge=1, description="Requests that may wait, per model; beyond: 503."
     )

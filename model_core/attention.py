@@ -30,8 +30,9 @@ def attend(
     """
     num_slots, num_beams, num_heads, head_dim = query.shape
     rows = query.transpose(1, 2).reshape(num_slots * num_heads, num_beams, head_dim)
+    # Keys first: the other way round the library reorders all of them for its few query rows.
     logits = [
-        torch.baddbmm(of_layers[layer % len(of_layers)], rows, _heads(block.keys[layer]).mT)
+        of_layers[layer % len(of_layers)] + torch.bmm(_heads(block.keys[layer]), rows.mT).mT
         for block, of_layers in zip(blocks, biases, strict=True)
     ]
     weights = torch.softmax(logits[0] if len(logits) == 1 else torch.cat(logits, dim=2), dim=2)

@@ -60,7 +60,8 @@ class BeamSearch(Search):
     def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see log-probabilities, as in transformers' beam search."""
         num_slots = logits.shape[0] // self.num_beams
-        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        logits = logits.float()
+        log_probs = torch.log_softmax(logits, dim=-1, out=logits)  # memory of that size is slow
         log_probs = self._process(log_probs.view(num_slots, self.num_beams, -1))
         in_prompt = self._in_prompt(num_slots)
         scores, parents, token_ids, is_usable = self._candidates(log_probs, in_prompt)

@@ -1,4 +1,4 @@
-"""Slots: requests with the same `num_beams` and a similar source length, side by side.
+"""Slots: requests with the same `num_beams` and similar lengths, side by side.
 
 Attention runs group by group on narrow views, so that a short sentence never pays for a long
 article. Slots in use are always the first ones: when a request ends, the last slot moves into
@@ -20,6 +20,7 @@ from model_core.cache import (
 from model_core.key_values import KeyValues, KeyValuesPool
 from model_core.request import Output, Request
 from model_core.search import Search
+from model_core.slot_cost import Capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Group:
         search: Decides the tokens; gives `num_beams`.
         max_slots: Most requests.
         num_slots: Requests that are expected soon.
-        source_capacity: Longest source.
+        capacity: Of every slot.
         position_biases: Relative-position biases of the decoder; see `Decoder`.
     """
 
@@ -54,16 +55,16 @@ class Group:
         *,
         max_slots: int,
         num_slots: int = 1,
-        source_capacity: int,
+        capacity: Capacity,
         position_biases: Sequence[PositionBias] = (),
     ) -> None:
         self.search = search
-        self.source_capacity = source_capacity
+        self.capacity = capacity
         self.requests: list[Request] = []
         self._max_slots = max_slots
         self._position_biases = position_biases
         self.num_slots = min(num_slots, max_slots)
-        self._cross_cache = CrossAttentionCache(pool, self.num_slots, source_capacity)
+        self._cross_cache = CrossAttentionCache(pool, self.num_slots, capacity.source)
         self._self_cache = SelfAttentionCache(pool, self.num_slots, search.num_beams)
         self._sources: tuple[KeyValues, Tensor]
         self._targets: SelfAttentionStep

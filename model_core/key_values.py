@@ -41,9 +41,15 @@ class KeyValues:
         return cls(_lazy_zeros(shape, layout), _lazy_zeros(shape, layout))
 
     @property
-    def nbytes(self) -> int:
-        """Of both together."""
-        return self.keys.nbytes + self.values.nbytes
+    def num_entries(self) -> int:
+        """Of all slots."""
+        return self.keys.shape[1] * self.keys.shape[3]
+
+    def reshaped(self, num_slots: int, length: int) -> "KeyValues":
+        """The same memory for as many entries, otherwise distributed."""
+        num_layers, _, num_heads, _, head_dim = self.keys.shape
+        shape = (num_layers, num_slots, num_heads, length, head_dim)
+        return KeyValues(self.keys.view(shape), self.values.view(shape))
 
     def narrow(self, num_slots: int, first: int, last: int) -> "KeyValues":
         """A view of entries `first` to `last` of the first slots."""
@@ -78,31 +84,36 @@ class KeyValuesPool:
 
     def __init__(self, layout: CacheLayout) -> None:
         self.layout = layout
-        self._used_bytes = 0
-        self._free_bytes = 0
-        self._most_used_bytes = 0
-        # By shape: those given back last are the first to be taken again.
-        self._free: OrderedDict[tuple[int, int], list[KeyValues]] = OrderedDict()
+        self._num_used = 0
+        self._num_free = 0
+        self._most_used = 0
+        # By the number of entries: those given back last are the first to be taken again.
+        self._free: OrderedDict[int, list[KeyValues]] = OrderedDict()
+
+    @property
+    def num_entries(self) -> int:
+        """What it holds, in use and free."""
+        return self._num_used + self._num_free
 
     def take(self, num_slots: int, length: int) -> KeyValues:
         """Room for `num_slots` times `length` entries."""
-        shape = (num_slots, length)
-        entries = self._pop(shape) if shape in self._free else None
-        if entries is None:
+        num_entries = num_slots * length
+        if num_entries in self._free:
+            entries = self._pop(num_entries).reshaped(num_slots, length)
+        else:
             entries = KeyValues.allocate(self.layout, num_slots, length)
-        self._used_bytes += entries.nbytes
-        self._most_used_bytes = max(self._most_used_bytes, self._used_bytes)
-        while self._used_bytes + self._free_bytes > self._most_used_bytes:
+        self._num_used += num_entries
+        self._most_used = max(self._most_used, self._num_used)
+        while self.num_entries > self._most_used:
             self._pop(next(iter(self._free)))
         return entries
 
     def give_back(self, entries: KeyValues) -> None:
         """Take back what nobody reads any more."""
-        shape = (entries.keys.shape[1], entries.keys.shape[3])
-        self._used_bytes -= entries.nbytes
-        self._free_bytes += entries.nbytes
-        self._free.setdefault(shape, []).append(entries)
-        self._free.move_to_end(shape)
+        self._num_used -= entries.num_entries
+        self._num_free += entries.num_entries
+        self._free.setdefault(entries.num_entries, []).append(entries)
+        self._free.move_to_end(entries.num_entries)
 
     def resized(
         self, old: KeyValues, num_slots: int, *, num_used: int, first: int, last: int
@@ -117,11 +128,11 @@ class KeyValuesPool:
         self.give_back(old)
         return new
 
-    def _pop(self, shape: tuple[int, int]) -> KeyValues:
-        entries = self._free[shape].pop()
-        if not self._free[shape]:
-            del self._free[shape]
-        self._free_bytes -= entries.nbytes
+    def _pop(self, num_entries: int) -> KeyValues:
+        entries = self._free[num_entries].pop()
+        if not self._free[num_entries]:
+            del self._free[num_entries]
+        self._num_free -= num_entries
         return entries
 
 

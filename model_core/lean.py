@@ -13,7 +13,8 @@ from model_core.group import Group
 from model_core.key_values import KeyValuesPool
 from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
-from model_core.slot_cost import SlotCost, source_capacity
+from model_core.search import Search
+from model_core.slot_cost import Capacity, SlotCost, power_of_two
 from model_core.stopping import StopStrings
 
 MAX_SLOTS_PER_GROUP = 32
@@ -58,7 +59,7 @@ class LeanRunner:
         outputs, report = self._encoder([request.source_ids for request in requests])
         slots = []
         for index, request in enumerate(requests):
-            group = self._group_for(request, len(requests) - index)
+            group = self._group_for(request, requests[index:])
             slots.append((group, group.admit(request)))
         self._write_sources(slots, outputs)
         return report
@@ -104,24 +105,25 @@ class LeanRunner:
             for (group, slot), keys, values in zip(slots, *parts, strict=True):
                 group.write_source(slot, layer, keys, values)
 
-    def _group_for(self, request: Request, num_joining: int) -> Group:
-        """A group with a free slot for this kind of search, width and source length.
+    def _group_for(self, request: Request, joining: Sequence[Request]) -> Group:
+        """A group with a free slot for this kind of search, width and lengths.
 
-        A new one gets slots for the requests that join now, as far as they may be of one kind.
+        A new one gets slots for those of its kind that join now; powers of two, so that its memory
+        serves other groups after it.
         """
-        capacity = source_capacity(request.source_len)
         for group in self._groups:
-            is_alike = group.source_capacity == capacity and group.search.fits(request.parameters)
-            if is_alike and not group.is_full:
+            if not group.is_full and _is_of_kind(request, group.search, group.capacity):
                 return group
+        search = search_for(
+            request.parameters, MAX_SLOTS_PER_GROUP, self._layout.device, self._stop_strings
+        )
+        capacity = _capacity_of(request)
         group = Group(
             self._pool,
-            search_for(
-                request.parameters, MAX_SLOTS_PER_GROUP, self._layout.device, self._stop_strings
-            ),
+            search,
             max_slots=MAX_SLOTS_PER_GROUP,
-            num_slots=num_joining,
-            source_capacity=capacity,
+            num_slots=power_of_two(sum(_is_of_kind(each, search, capacity) for each in joining)),
+            capacity=capacity,
             position_biases=self._decoder.position_biases,
         )
         self._groups.append(group)
@@ -132,3 +134,11 @@ class LeanRunner:
             if not group.requests:
                 group.close()
         self._groups = [group for group in self._groups if group.requests]
+
+
+def _capacity_of(request: Request) -> Capacity:
+    return Capacity.of(request.source_len, request.parameters.max_length)
+
+
+def _is_of_kind(request: Request, search: Search, capacity: Capacity) -> bool:
+    return _capacity_of(request) == capacity and search.fits(request.parameters)

@@ -16,6 +16,7 @@ from model_core.engine import Engine
 from model_core.generation import GenerationLimits
 from model_core.ledger import EngineStats
 from model_core.observer import EngineObserver
+from model_core.own_thread import in_thread_of_its_own
 from model_core.request import Output, Priority
 from model_core.runner import ModelRunner
 from model_core.scheduler import EngineLimits
@@ -113,6 +114,7 @@ class ModelSet:
             engine.close(timeout)
 
 
+@in_thread_of_its_own
 def load_models(
     sources: Iterable[ModelSource],
     options: CheckpointOptions,
@@ -128,6 +130,10 @@ def load_models(
 
     Lean checkpoints share one engine and take turns. A checkpoint that goes through `generate()`
     blocks for whole requests, so it has an engine of its own.
+
+    Loading runs in a thread of its own, with whose end its OpenMP threads end. While there are more
+    of them than processors, even idle ones, libgomp lets none wait actively, and a step of the
+    engine's thread takes half as long again.
 
     Args:
         sources: Which checkpoints, under which names.

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from model_core.cache import BLOCK_LEN
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder
 from model_core.generation import GenerationParameters
@@ -20,6 +21,7 @@ from model_core.group import Group
 from model_core.key_values import KeyValuesPool
 from model_core.request import Hypothesis, Request
 from model_core.search import Choice, Search
+from model_core.slot_cost import Capacity
 
 NUM_STEPS = 10
 _SOURCE_LENS = (3, 11, 6)
@@ -115,7 +117,7 @@ class GroupSteps:
             KeyValuesPool(decoder.cache_layout),
             search,
             max_slots=NUM_SOURCES,
-            source_capacity=LONGEST_SOURCE,
+            capacity=Capacity.of(LONGEST_SOURCE, BLOCK_LEN),
             position_biases=decoder.position_biases,
         )
 

@@ -1,6 +1,5 @@
 """What a slot costs: cache bytes of a request from its lengths and its beams."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,32 @@ from model_core.key_values import CacheLayout
 
 _LOGITS_COPIES = 4
 """Logits, their log-softmax, totals, and what a processor makes of them."""
-_SHORTEST_CAPACITY = 32
+_SHORTEST_SOURCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Tokens that a slot has room for. Requests of one capacity share a group.
+
+    Lengths go up to the next power of two, so that few groups serve many requests and none holds
+    more than twice what it asked for. A group whose targets were of any length would hold the
+    blocks of its longest one for all of them, of which their reservations know nothing.
+
+    Attributes:
+        source: Of sources.
+        target: Of targets, the decoder start token included; whole blocks.
+    """
+
+    source: int
+    target: int
+
+    @classmethod
+    def of(cls, source_len: int, max_length: int) -> "Capacity":
+        """The least that holds a request."""
+        return cls(
+            max(_SHORTEST_SOURCE, power_of_two(source_len)),
+            max(BLOCK_LEN, power_of_two(max_length)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +57,13 @@ class SlotCost:
             max_length: Target tokens, the decoder start token included.
             num_hypotheses: Hypotheses decoded side by side.
         """
+        capacity = Capacity.of(source_len, max_length)
         # A target may begin in the middle of a block.
-        positions = (math.ceil(max_length / BLOCK_LEN) + 1) * BLOCK_LEN
-        entries = source_capacity(source_len) + positions * num_hypotheses
+        entries = capacity.source + (capacity.target + BLOCK_LEN) * num_hypotheses
         logits_bytes = num_hypotheses * self.vocab_size * torch.float32.itemsize
         return entries * self.layout.bytes_per_token + _LOGITS_COPIES * logits_bytes
 
 
-def source_capacity(source_len: int) -> int:
-    """Source tokens that a slot has room for: sources up to the next power of two share a group."""
-    return int(max(_SHORTEST_CAPACITY, 1 << (source_len - 1).bit_length()))
+def power_of_two(least: int) -> int:
+    """The first one that is not below `least`, which is positive."""
+    return 1 << (least - 1).bit_length()

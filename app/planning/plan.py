@@ -16,7 +16,7 @@ _HEADROOM = 0.15
 """Part of the memory that is left alone: encoder batches, texts, the allocator's own losses."""
 _CACHES_PER_RESERVED = 2
 """Slots that are free for a moment make the caches larger than what is reserved of them."""
-_MAX_SLOTS = {"cpu": 64, "cuda": 256}
+_MAX_SLOTS = {"cpu": 128, "cuda": 256}
 """More at once makes each answer later and hardly any more of them."""
 _WAITING_PER_SLOT = 8
 _USUAL_SOURCE_LEN = 256

@@ -38,7 +38,7 @@ def test_what_is_printed_sets_a_server_up(monkeypatch: pytest.MonkeyPatch) -> No
 
     settings = Settings.from_environment()
 
-    assert 1 < settings.max_running_requests < 64
+    assert 1 < settings.max_running_requests < 128
     assert settings.max_waiting_requests == 8 * settings.max_running_requests
     assert settings.max_cache_bytes < 1 * GiB
 
@@ -49,7 +49,7 @@ def test_a_plan_stays_within_the_memory(shape: Shape, memory_bytes: int) -> None
     planned = make_plan(shape, workload, memory_bytes, SETTINGS)
 
     assert planned.fixed_bytes + 2 * planned.cache_bytes <= memory_bytes
-    assert 1 <= planned.limits["max_running_requests"] <= min(64, planned.num_slots)
+    assert 1 <= planned.limits["max_running_requests"] <= min(128, planned.num_slots)
 
 
 def test_more_beams_leave_fewer_slots(shape: Shape) -> None:

@@ -103,6 +103,36 @@ def test_more_requests_than_slots_open_another_group() -> None:
         assert_same(outputs[each], generate_alone(LEAN.model, each.source_ids, each.parameters))
 
 
+def test_a_new_group_has_slots_for_its_own_kind_only() -> None:
+    runner = LEAN.runner()
+    runner.admit([request(number, max_length=4, num_beams=1 + number) for number in range(12)])
+    for group in runner._groups:
+        assert group.num_slots == len(group.requests) == 1
+
+
+def test_a_long_target_takes_no_memory_for_the_short_ones_beside_it() -> None:
+    lean = load_lean("t5")  # no limit of positions
+    runner = lean.runner()
+    rng = random.Random(5)
+
+    def new(name: str, max_length: int) -> Request:
+        endless = replace(lean.defaults, eos_token_ids=(), max_length=max_length)
+        return Request(name, random_source(lean, rng), endless)
+
+    running = [new("long", 300)]
+    runner.admit(running)
+    while "long" in (names := {each.request_id for each in running}):
+        joining = [new(f"short {n}", 20) for n in range(MAX_SLOTS_PER_GROUP)]
+        joining = [each for each in joining if each.request_id not in names]
+        runner.admit(joining)
+        running += joining
+        reserved = sum(runner.cost_bytes(each) for each in running)
+        finished = dict(runner.step().finished)
+        held = runner._pool.num_entries * runner._layout.bytes_per_token
+        assert held <= reserved
+        running = [each for each in running if each not in finished]
+
+
 def test_a_target_longer_than_a_cache_block_stays_exact() -> None:
     lean = load_lean("t5")  # no limit of positions
     wanted = replace(lean.defaults, eos_token_ids=(), max_length=150, num_beams=3)
