@@ -28,7 +28,7 @@ GENERATE = "generate"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RunnerChoice:
     """How a checkpoint is served.
 
     Attributes:
@@ -42,9 +42,13 @@ class Choice:
     reason: str | None = None
 
 
+class _UnfitError(Exception):
+    """The lean decoder is not for this checkpoint; says why."""
+
+
 def choose_runner(
     checkpoint: Checkpoint, *, encoder_cache_bytes: int = 0, cuda: CudaPlan | None = None
-) -> Choice:
+) -> RunnerChoice:
     """The family and the runner of a checkpoint: lean where that is shown to be right.
 
     A checkpoint whose architecture has no family, whose own defaults ask for something that the
@@ -60,38 +64,50 @@ def choose_runner(
             the lean decoder.
     """
     _check_global_attention(checkpoint)
-    reason = "its architecture has no lean decoder"
+    try:
+        family, encoder, decoder = _checked_parts(checkpoint, is_paged=cuda is not None)
+    except _UnfitError as error:
+        return _through_generate(checkpoint, reason=str(error))
+    lean = make_lean_runner(
+        checkpoint, encoder, decoder, encoder_cache_bytes=encoder_cache_bytes, cuda=cuda
+    )
+    return RunnerChoice(family, lean)
+
+
+def _checked_parts(checkpoint: Checkpoint, *, is_paged: bool) -> tuple[str, Encoder, Decoder]:
+    """Family, encoder and lean decoder, shown to give the library's logits.
+
+    Raises:
+        _UnfitError: They do not, or there are none.
+    """
     found = find_family(checkpoint.model)
     if checkpoint.defaults.unserved:
-        reason = f"its defaults ask for {', '.join(checkpoint.defaults.unserved)}"
-    elif found is not None:
-        family, build = found
-        try:
-            with torch.no_grad():
-                decoder = build(checkpoint.model)
-            encoder = _make_encoder(checkpoint)
-            check = _check_decoder(checkpoint, decoder, encoder, is_paged=cuda is not None)
-            if check.passed and checkpoint.dtype == torch.int8:
-                # Its bound is wide: that the decoder is the right one is shown before, in float32.
-                decoder, encoder = decoder.packed(int8=True), encoder.packed("int8")
-                check = _check_decoder(checkpoint, decoder, encoder)
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            # Any encoder may stand before a decoder; some take no source as short as the check's.
-            reason = f"its self-check could not run: {type(error).__name__}: {error}"
-        else:
-            if check.passed:
-                lean = make_lean_runner(
-                    checkpoint,
-                    encoder,
-                    decoder,
-                    encoder_cache_bytes=encoder_cache_bytes,
-                    cuda=cuda,
-                )
-                return Choice(family, lean)
-            reason = (
-                f"its logits differ by {check.difference:.1e} of their scale from the library's, "
-                f"more than {check.tolerance:.0e}"
-            )
+        raise _UnfitError(f"its defaults ask for {', '.join(checkpoint.defaults.unserved)}")
+    if found is None:
+        raise _UnfitError("its architecture has no lean decoder")
+    family, build = found
+    try:
+        with torch.no_grad():
+            decoder = build(checkpoint.model)
+        encoder = _make_encoder(checkpoint)
+        check = _check_decoder(checkpoint, decoder, encoder, is_paged=is_paged)
+        if check.passed and checkpoint.dtype == torch.int8:
+            # Its bound is wide: that the decoder is the right one is shown before, in float32.
+            decoder, encoder = decoder.packed(int8=True), encoder.packed("int8")
+            check = _check_decoder(checkpoint, decoder, encoder)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # Any encoder may stand before a decoder; some take no source as short as the check's.
+        reason = f"its self-check could not run: {type(error).__name__}: {error}"
+        raise _UnfitError(reason) from error
+    if not check.passed:
+        raise _UnfitError(
+            f"its logits differ by {check.difference:.1e} of their scale from the library's, "
+            f"more than {check.tolerance:.0e}"
+        )
+    return family, encoder, decoder
+
+
+def _through_generate(checkpoint: Checkpoint, reason: str) -> RunnerChoice:
     if checkpoint.dtype == torch.int8:
         raise CheckpointError(
             f"{checkpoint.name}: dtype is int8: expected a checkpoint that the lean decoder can "
@@ -100,7 +116,7 @@ def choose_runner(
     _logger.warning("%s is served through generate(), slower: %s", checkpoint.name, reason)
     runner = _make_generate_runner(checkpoint)
     _check_generate(checkpoint, runner)
-    return Choice(GENERATE, runner, reason)
+    return RunnerChoice(GENERATE, runner, reason)
 
 
 def _check_decoder(
