@@ -82,7 +82,10 @@ def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str]
     if settings.metrics_port:
         serve_metrics(settings, service.metrics)
     server = _Server(config, service, settings, ready)
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        gc.unfreeze()  # extensions complain at exit of what was not collected
     if server.failure:
         raise server.failure
     if not server.started or service.is_lost:
