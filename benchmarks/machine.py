@@ -11,6 +11,9 @@ WAIT_POLICY = "passive"
 """For every process that decodes: threads that wait actively take the cores from the others."""
 SPIN_COUNT = "10000"
 """For every process that decodes: rounds that a thread waits actively before (GNU's OpenMP)."""
+KEPT_BYTES = str(256 * 2**20)
+"""For every process that decodes: the C library keeps freed blocks up to this size, as Tandem's
+server has it do; otherwise whoever has large tensors gets fresh pages for them again and again."""
 
 _PACKAGES = (
     "tandem-serve",

@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.libraries import Knobs
 from benchmarks.load import TIMEOUT_S
-from benchmarks.machine import SPIN_COUNT, WAIT_POLICY
+from benchmarks.machine import KEPT_BYTES, SPIN_COUNT, WAIT_POLICY
 from benchmarks.systems import System
 from benchmarks.workloads import Item, Task
 
@@ -140,12 +140,14 @@ def serving(system: System, folder: Path, task: Task, warm_up: Sequence[Item]) -
 @contextmanager
 def _process(command: list[str], **streams: Any) -> Iterator["subprocess.Popen[str]"]:
     """A process in a group of its own, which ends with the block."""
-    threads = {
+    alike = {
         "OMP_WAIT_POLICY": WAIT_POLICY,
         "GOMP_SPINCOUNT": SPIN_COUNT,
+        "MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
+        "MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
         "TOKENIZERS_PARALLELISM": "false",
     }
-    environment = {**os.environ, **threads}
+    environment = {**os.environ, **alike}
     with subprocess.Popen(
         command, text=True, start_new_session=True, env=environment, **streams
     ) as process:
