@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from app.settings import Settings, variable
+from app.planning.plan import Workload, make_plan
+from app.settings import SHIPPED, Settings, variable
 from deployment.chart import CHART, OWN_VALUES, offered_settings, values_schema
 from deployment.generate import stale
 from deployment.pod_security import beyond_the_profile, violations
+from model_core.checkpoint import CheckpointOptions
+from model_core.shape import read_shape
 
 TEMPLATES = "\n".join(path.read_text() for path in sorted(CHART.glob("templates/**/*.*")))
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -76,6 +79,17 @@ def test_the_chart_has_the_version_of_the_project() -> None:
     project = (CHART.parents[1] / "pyproject.toml").read_text()
 
     assert f'version = "{chart["appVersion"]}"' in project
+
+
+@pytest.mark.parametrize("name", ["translate-en-de", "summarize-en"])
+def test_a_pod_has_the_memory_for_its_caches(name: str) -> None:
+    """As `tandem plan` says, for a checkpoint that has half of it."""
+    memory = int(VALUES["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024**3
+    shape, settings = read_shape(str(SHIPPED / name), CheckpointOptions()), Settings()
+
+    plan = make_plan(shape, Workload.usual(shape, settings), memory // 2, settings)
+
+    assert VALUES["settings"]["max_cache_bytes"] <= plan.cache_bytes
 
 
 def test_service_links_are_off_as_they_would_be_settings() -> None:
