@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -37,7 +38,7 @@ Condition = Literal["ready", "rebuilding", "dead", "lost"]
 
 _MAX_DEATHS = 3  # of the loop within the time below: then it is not worth a further attempt
 _DEATHS_WITHIN_S = 60.0
-_NICENESS = 5  # of the loop's thread: a third of a core where others of the process want it whole
+_NICENESS = 5  # of the loop's thread, more than of others: a third of a core that both want
 
 
 class _Served:
@@ -429,7 +430,8 @@ def _let_others_go_first() -> None:
     Whoever refuses or answers a request needs little time, and at once.
     """
     if sys.platform == "linux":  # elsewhere it would be the whole process
-        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+        with suppress(OSError):  # a sandbox may forbid it
+            os.nice(_NICENESS)
 
 
 def _outcome_of(future: Future[Output]) -> tuple[Outcome, Output | None]:
