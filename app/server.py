@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _LAST_ANSWERS_S = 5  # after draining, for answers on their way to slow clients
 # The engine's thread takes the interpreter for microseconds at a time, between operations that run
 # without it, and waits so long for it each time: Python's 5 ms cost a third of the throughput under
-# overload (docs/operations.md).
+# overload.
 _SWITCH_INTERVAL_S = 0.0005
 
 

@@ -3,14 +3,11 @@
 import itertools
 import logging
 import math
-import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -38,7 +35,6 @@ Condition = Literal["ready", "rebuilding", "dead", "lost"]
 
 _MAX_DEATHS = 3  # of the loop within the time below: then it is not worth a further attempt
 _DEATHS_WITHIN_S = 60.0
-_NICENESS = 5  # of the loop's thread, more than of others: a third of a core that both want
 
 
 class _Served:
@@ -309,7 +305,6 @@ class Engine:
                 subscription.fail(RequestFailedError(request.request_id))
 
     def _run_loop(self) -> None:
-        _let_others_go_first()
         try:
             while not self._run_until_closed():
                 self._rebuild()
@@ -422,16 +417,6 @@ class Engine:
             self._served = self._new_served()
         for subscription in waiting:
             subscription.fail(EngineClosedError("the engine stopped before the end"))
-
-
-def _let_others_go_first() -> None:
-    """Lower the priority of this thread, and so of those that torch starts for it.
-
-    Whoever refuses or answers a request needs little time, and at once.
-    """
-    if sys.platform == "linux":  # elsewhere it would be the whole process
-        with suppress(OSError):  # a sandbox may forbid it
-            os.nice(_NICENESS)
 
 
 def _outcome_of(future: Future[Output]) -> tuple[Outcome, Output | None]:

@@ -1,6 +1,4 @@
 import asyncio
-import os
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -608,25 +606,6 @@ def test_drain_gives_up_at_its_timeout() -> None:
     bench = Bench()
     bench.submit(5)
     assert not bench.engine.drain(timeout=0.01)
-
-
-class Ranked(FakeRunner):
-    """Notes the priority of the thread that steps."""
-
-    niceness = 0
-
-    def step(self) -> StepReport:
-        self.niceness = os.getpriority(os.PRIO_PROCESS, 0)  # on Linux, of the thread
-        return super().step()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
-def test_the_loop_lets_other_threads_of_the_process_go_first() -> None:
-    bench = Bench(runner := Ranked())
-    bench.engine.start()
-    bench.submit(5).result(TIMEOUT_S)
-    bench.engine.close(TIMEOUT_S)
-    assert runner.niceness > os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_close_ends_requests_in_flight_with_an_error() -> None:
