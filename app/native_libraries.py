@@ -6,7 +6,12 @@ import os
 from app.container_limits import cpu_quota
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
-_KEPT_BYTES = 256 * 2**20
+
+WAIT_POLICY = "passive"
+SPIN_COUNT = 10_000
+"""Rounds that a thread waits actively before: a tenth of a millisecond (GNU's OpenMP)."""
+KEPT_BYTES = 256 * 2**20
+"""Freed blocks up to this size stay in the process."""
 
 
 def set_up_native_libraries() -> None:
@@ -19,8 +24,8 @@ def _set_up_threads() -> None:
     # Threads that wait actively take the cores from the event loop and from every neighbour. A
     # tenth of a millisecond is no harm, and wakes nobody between the hundreds of small products of
     # a step.
-    if os.environ.setdefault("OMP_WAIT_POLICY", "passive") == "passive":
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if os.environ.setdefault("OMP_WAIT_POLICY", WAIT_POLICY) == WAIT_POLICY:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
     # torch counts the processors of the machine, not those that a container may use.
     if (quota := cpu_quota()) is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(quota))
@@ -40,5 +45,5 @@ def _set_up_memory() -> None:
     if mallopt is None:
         return
     mallopt(_M_ARENA_MAX, 1)
-    mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)

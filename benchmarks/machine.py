@@ -7,13 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-WAIT_POLICY = "passive"
-"""For every process that decodes: threads that wait actively take the cores from the others."""
-SPIN_COUNT = "10000"
-"""For every process that decodes: rounds that a thread waits actively before (GNU's OpenMP)."""
-KEPT_BYTES = str(256 * 2**20)
-"""For every process that decodes: the C library keeps freed blocks up to this size, as Tandem's
-server has it do; otherwise whoever has large tensors gets fresh pages for them again and again."""
+from app.native_libraries import SPIN_COUNT, WAIT_POLICY
 
 _PACKAGES = (
     "tandem-serve",

@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
+from app.native_libraries import KEPT_BYTES, SPIN_COUNT, WAIT_POLICY
 from benchmarks.libraries import Knobs
 from benchmarks.load import TIMEOUT_S
-from benchmarks.machine import KEPT_BYTES, SPIN_COUNT, WAIT_POLICY
 from benchmarks.systems import System
 from benchmarks.workloads import Item, Task
 
@@ -141,10 +141,11 @@ def serving(system: System, folder: Path, task: Task, warm_up: Sequence[Item]) -
 def _process(command: list[str], **streams: Any) -> Iterator["subprocess.Popen[str]"]:
     """A process in a group of its own, which ends with the block."""
     alike = {
+        # As Tandem's server sets itself up: all systems get the same.
         "OMP_WAIT_POLICY": WAIT_POLICY,
-        "GOMP_SPINCOUNT": SPIN_COUNT,
-        "MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
-        "MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
+        "GOMP_SPINCOUNT": str(SPIN_COUNT),
+        "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
         "TOKENIZERS_PARALLELISM": "false",
     }
     environment = {**os.environ, **alike}
