@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
@@ -128,7 +128,7 @@ def _refusal(
     try:
         request = route.body.model_validate(bounded_json(body, service.settings))
         timeout_s = _TIMEOUT.validate_python(headers.get("x-request-timeout"))
-    except (ValidationError, ValueError, HTTPException, InvalidRequestError, RecursionError):
+    except (ValueError, HTTPException, InvalidRequestError):
         return None
     caller = Caller(client_of(Request(scope)), timeout_s)
     return service.refusal_of(route.task, request, caller, context_of(scope))
