@@ -4,6 +4,7 @@ Under overload most calls are refused. The way through the framework takes sever
 to see that there is no room, and while it takes that way the engine hardly moves on.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ class _Received:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._messages: list[Message] = []
+        self._messages: deque[Message] = deque()
         self._error: HTTPException | None = None
 
     async def body(self) -> bytes | None:
@@ -111,7 +112,7 @@ class _Received:
     async def again(self) -> Message:
         """The next part: of what has come, then of what comes."""
         if self._messages:
-            return self._messages.pop(0)
+            return self._messages.popleft()
         if self._error is not None:
             raise self._error
         return await self._receive()
