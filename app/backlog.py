@@ -16,6 +16,25 @@ _MANY = 8  # times the length of the queue: the further texts of everybody's lis
 _RETRY_AFTER_S = 1.0  # texts that wait for a thread or for room move on within about so long
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a call asks room for.
+
+    Attributes:
+        num_texts: How many.
+        deadline: Of all of them, on `time.monotonic`.
+        client: Whose they are.
+        priority: Their class.
+        most_steps: That each of them may take, or fewer.
+    """
+
+    num_texts: int
+    deadline: float
+    client: str
+    priority: Priority
+    most_steps: int
+
+
 @dataclass(slots=True, eq=False)
 class Line:
     """The texts of one call, which go to the engine one after the other.
@@ -85,24 +104,20 @@ class Backlog:
         self._lines: set[Line] = set()
         self._ended = asyncio.Event()
 
-    @contextmanager
-    def line(
-        self, num_texts: int, deadline: float, client: str, priority: Priority
-    ) -> Iterator[Line]:
-        """Room for the texts of one call.
-
-        Args:
-            num_texts: How many.
-            deadline: Of all of them, on `time.monotonic`.
-            client: Whose they are.
-            priority: Their class.
+    def check_room(self, asked: Asked) -> None:
+        """Refuse a call for whose texts there is no room.
 
         Raises:
             QueueFullError: Too many are on their way already, here or in the engine.
         """
-        line = Line(self, num_texts, client, priority)
-        self._check_room(line)
-        self._model.check_room(deadline, client, priority)
+        self._check_lines(asked.num_texts, asked.client)
+        self._model.check_room(asked.deadline, asked.client, asked.priority, asked.most_steps)
+
+    @contextmanager
+    def line(self, asked: Asked) -> Iterator[Line]:
+        """Room for the texts of one call; raises as `check_room` where there is none."""
+        self.check_room(asked)
+        line = Line(self, asked.num_texts, asked.client, asked.priority)
         self._lines.add(line)
         try:
             yield line
@@ -155,18 +170,20 @@ class Backlog:
             and 2 * tokens <= self._settings.max_waiting_tokens
         )
 
-    def _check_room(self, new: Line) -> None:
+    def _check_lines(self, num_texts: int, client: str) -> None:
         most = self._settings.max_waiting_requests
         num_first = sum(line.num_submitted == 0 for line in self._lines)
         if num_first >= most:
             raise QueueFullError(f"the queue is full: {num_first} calls are new", _RETRY_AFTER_S)
-        if new.num_further:
-            own = [line for line in self._lines if line.client == new.client]
-            self._check_lists(own, new, most)
-            self._check_lists(self._lines, new, _MANY * most)
+        if num_texts > 1:
+            own = [line for line in self._lines if line.client == client]
+            _check_lists(own, num_texts - 1, most)
+            _check_lists(self._lines, num_texts - 1, _MANY * most)
 
-    def _check_lists(self, lines: Iterable[Line], new: Line, most: int) -> None:
-        num_further = sum(line.num_further for line in lines)
-        if num_further and num_further + new.num_further > most:
-            reason = f"{num_further} texts of lists are waiting"
-            raise QueueFullError(f"the queue is full: {reason}", _RETRY_AFTER_S)
+
+def _check_lists(lines: Iterable[Line], num_new: int, most: int) -> None:
+    """Bound the further texts of lists; a longer list may wait alone."""
+    num_further = sum(line.num_further for line in lines)
+    if num_further and num_further + num_new > most:
+        reason = f"{num_further} texts of lists are waiting"
+        raise QueueFullError(f"the queue is full: {reason}", _RETRY_AFTER_S)

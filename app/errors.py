@@ -120,7 +120,11 @@ def problem(
 
 async def _on_tandem_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, TandemError)
-    context = context_of(request.scope)
+    return answer_to(error, context_of(request.scope))
+
+
+def answer_to(error: TandemError, context: RequestContext) -> ProblemResponse:
+    """Problem details of an error, which is noted as the end of the call."""
     if isinstance(error, TextError):
         answer = _tandem_problem(error.cause, str(error), {"index": error.index}, context)
     else:

@@ -6,10 +6,11 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
 from app.api_keys import ApiKeys
 from app.calls import Calls
+from app.early_refusal import EarlyRefusal, TextRoute
 from app.errors import add_error_handlers
 from app.gate import HeaderGate, KeyGate
 from app.lifespan import lifespan_of
@@ -17,6 +18,7 @@ from app.middleware import BodyLimit, Goodbye
 from app.openapi import complete_page
 from app.opening import open_service as _open_service
 from app.routers import info, metrics, summarize, translate
+from app.schemas import SummarizeRequest, TranslateRequest
 from app.service import TextService
 from app.settings import Settings
 from app.tracing import CallTracer, open_provider, telemetry_of
@@ -50,6 +52,8 @@ def create_app(
         lifespan=lifespan_of(open_service or partial(_open_service, settings)),
         telemetry=telemetry_of(provider),
     )
+    if isinstance(provider, NoOpTracerProvider):  # spans are the framework's, of every call
+        app.add_middleware(EarlyRefusal, routes=_text_routes(settings))
     _add_middleware(app, settings, keys, CallTracer(provider))
     add_error_handlers(app)
     app.include_router(info.router)
@@ -61,6 +65,16 @@ def create_app(
         app.include_router(summarize.router)
     complete_page(app, settings, needs_key=keys.are_required)
     return app
+
+
+def _text_routes(settings: Settings) -> dict[str, TextRoute]:
+    """Those that the app has, by path."""
+    routes = []
+    if settings.translate_model:
+        routes.append(TextRoute("translate", TranslateRequest, *translate.router.routes))
+    if settings.summarize_model:
+        routes.append(TextRoute("summarize", SummarizeRequest, *summarize.router.routes))
+    return {each.path: each for each in routes}
 
 
 def _add_middleware(

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from app.lifespan import service_of
+from app.settings import Settings
 from app.text_bounds import check_num_texts
 from model_core.errors import InvalidRequestError
 
@@ -32,24 +33,8 @@ class BoundedJson(Request):
     """A request whose JSON is refused where it is nested too deeply for any parser to differ."""
 
     async def json(self) -> Any:
-        """The parsed body.
-
-        Raises:
-            HTTPException: It is nested more deeply than the operator allows, holds more arrays
-                than anybody could mean, or a number that Python does not read.
-            InvalidRequestError: It has more fields or texts than anybody could mean.
-        """
-        body = await self.body()
-        settings = service_of(self).settings
-        _check_shape(body, settings.max_json_depth)
-        value = _parsed(body)
-        if isinstance(value, dict):
-            _check_fields("the body", value)
-            _check_fields("parameters", value.get("parameters"))
-            texts = value.get("text")
-            if isinstance(texts, list) and len(texts) > _MAX_FIELDS:
-                check_num_texts(len(texts), settings)  # fewer: the service refuses and counts them
-        return value
+        """The parsed body; see `bounded_json`."""
+        return bounded_json(await self.body(), service_of(self).settings)
 
 
 class BoundedJsonRoute(APIRoute):
@@ -71,6 +56,26 @@ class BoundedJsonRoute(APIRoute):
         return handle_bounded
 
 
+def bounded_json(body: bytes, settings: Settings) -> Any:
+    """The parsed body.
+
+    Raises:
+        HTTPException: It is nested more deeply than the operator allows, holds more arrays
+            than anybody could mean, or a number that Python does not read.
+        InvalidRequestError: It has more fields or texts than anybody could mean.
+        ValueError: It is no JSON.
+    """
+    _check_shape(body, settings.max_json_depth)
+    value = _parsed(body)
+    if isinstance(value, dict):
+        _check_fields("the body", value)
+        _check_fields("parameters", value.get("parameters"))
+        texts = value.get("text")
+        if isinstance(texts, list) and len(texts) > _MAX_FIELDS:
+            check_num_texts(len(texts), settings)  # fewer: the service refuses and counts them
+    return value
+
+
 def json_shape(body: bytes) -> tuple[int, int]:
     """How many brackets outside of strings are open at most, and how many there are.
 
@@ -82,6 +87,8 @@ def json_shape(body: bytes) -> tuple[int, int]:
 
 
 def _check_shape(body: bytes, max_depth: int) -> None:
+    if body.count(b"[") + body.count(b"{") <= min(max_depth, _MAX_BRACKETS // 2):
+        return  # whatever stands in strings; what closes more than was opened is no JSON
     depth, num_brackets = json_shape(body)
     if depth > max_depth:
         raise HTTPException(400, f"the body is nested more than {max_depth} deep")

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from transformers.utils import logging as transformers_logging
 
+_encode = json.JSONEncoder(default=str).encode
+
 LogFormat = Literal["json", "text"]
 
 
@@ -77,7 +79,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1]:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 
 def _fields_of(record: logging.LogRecord) -> Mapping[str, Any]:

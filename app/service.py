@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeVar
 
-from app.backlog import Backlog, Line
+from app.backlog import Asked, Backlog, Line
 from app.caller import Caller
 from app.errors import TextError
 from app.metrics import Metrics, Outcome
@@ -37,6 +37,7 @@ from model_core.errors import (
     InvalidRequestError,
     QueueFullError,
     RequestFailedError,
+    TandemError,
 )
 from model_core.generation import Task
 from model_core.models import ServedModel
@@ -67,10 +68,8 @@ class _Call:
         task: What it asks for.
         body: What came in.
         caller: Who sent it.
-        source_lang: As the caller wrote it.
-        target_lang: As the caller wrote it.
         started: `time.monotonic()` at its beginning.
-        deadline: On the same clock, once the call is taken.
+        timeout_s: That it has, once it is taken.
         model_name: Who answers it, once that is known.
         context: Who asks, and what is known of the call when it ends.
         text_seconds: How long each text took that was answered, in the order of their ends.
@@ -79,17 +78,27 @@ class _Call:
     task: Task
     body: TextRequest
     caller: Caller
-    source_lang: str | None = None
-    target_lang: str | None = None
     context: RequestContext = field(default_factory=_of_command_line)
     started: float = field(default_factory=time.monotonic)
-    deadline: float = math.inf
+    timeout_s: float = math.inf
     model_name: str = _NO_MODEL
     text_seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.context.task = self.task
         self.context.num_texts = len(self.body.texts)
+
+    @property
+    def deadline(self) -> float:
+        """On the clock of its beginning."""
+        return self.started + self.timeout_s
+
+    @property
+    def languages(self) -> tuple[str | None, str | None]:
+        """Of its texts and of their answers, as the caller wrote them."""
+        if isinstance(self.body, TranslateRequest):
+            return self.body.source_lang, self.body.target_lang
+        return None, None
 
     @property
     def priority(self) -> Priority:
@@ -189,6 +198,29 @@ class TextService:
         await asyncio.to_thread(self.routing.close, _LAST_STEP_S)
         self._text_threads.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anybody waits, so that a further call may find no room."""
+        return any(model.stats().waiting for model in self.routing.models)
+
+    def refusal_of(
+        self, task: Task, body: TextRequest, caller: Caller, context: RequestContext
+    ) -> QueueFullError | None:
+        """Why a call finds no room, which is counted as its end; None where it may find some.
+
+        Whatever else is wrong with it is left to be found by whoever answers it.
+        """
+        call = _Call(task, body, caller, context)
+        try:
+            model = self._take(call)
+            self._backlogs[model.name].check_room(_asked_of(call, model))
+        except QueueFullError as error:
+            self._count_failure(call, error)
+            return error
+        except TandemError:
+            return None
+        return None
+
     async def translate(
         self,
         body: TranslateRequest,
@@ -196,12 +228,10 @@ class TextService:
         context: RequestContext | None = None,
     ) -> TranslateResponse:
         """Translate every text of a call with the checkpoint of its language pair."""
-        context = context or _of_command_line()
-        call = _Call("translate", body, caller, body.source_lang, body.target_lang, context)
+        call = _Call("translate", body, caller, context or _of_command_line())
         with self._counted(call):
-            model = self.routing.translator(body.source_lang, body.target_lang)
-            answers = await self._answer(call, model)
-        return TranslateResponse(model=model.name, translations=answers, usage=_usage(answers))
+            answers = await self._answer(call)
+        return TranslateResponse(model=call.model_name, translations=answers, usage=_usage(answers))
 
     async def summarize(
         self,
@@ -210,20 +240,15 @@ class TextService:
         context: RequestContext | None = None,
     ) -> SummarizeResponse:
         """Summarize every text of a call."""
-        call = _Call("summarize", body, caller, context=context or _of_command_line())
+        call = _Call("summarize", body, caller, context or _of_command_line())
         with self._counted(call):
-            model = self.routing.summarizer()
-            answers = await self._answer(call, model)
-        return SummarizeResponse(model=model.name, summaries=answers, usage=_usage(answers))
+            answers = await self._answer(call)
+        return SummarizeResponse(model=call.model_name, summaries=answers, usage=_usage(answers))
 
-    async def _answer(self, call: _Call, model: ServedModel) -> list[Answer]:
-        call.model_name = model.name
-        timeout_s = self._check(call)
-        call.deadline = call.started + timeout_s
-        async with self._within(timeout_s):
-            with self._backlogs[model.name].line(
-                len(call.body.texts), call.deadline, call.caller.client, call.priority
-            ) as line:
+    async def _answer(self, call: _Call) -> list[Answer]:
+        model = self._take(call)
+        async with self._within(call.timeout_s):
+            with self._backlogs[model.name].line(_asked_of(call, model)) as line:
                 self._quota.take(call.caller.client, len(call.body.texts))
                 sources = await self._prepare(call, model)
                 answers = await _gather(
@@ -235,13 +260,21 @@ class TextService:
         self._count_answers(call, answers)
         return answers
 
-    def _check(self, call: _Call) -> float:
-        """The time that a call has, if it is taken."""
+    def _take(self, call: _Call) -> ServedModel:
+        """Who answers a call, if it is taken; notes that, and the time that the call has."""
+        is_translation = call.task == "translate"
+        routing = self.routing
+        model = routing.translator(*call.languages) if is_translation else routing.summarizer()
+        call.model_name = model.name
+        self._check(call)
+        call.timeout_s = self._timeout_of(call)
+        return model
+
+    def _check(self, call: _Call) -> None:
         if self._engine_status != "ready" or self._state in ("draining", "closed"):
             raise EngineClosedError(f"the server is {self.status}")
         check_num_texts(len(call.body.texts), self.settings)
         check_num_chars(call.body, self.settings)
-        return self._timeout_of(call)
 
     def _timeout_of(self, call: _Call) -> float:
         """The smaller of what the field and the header ask for."""
@@ -275,11 +308,12 @@ class TextService:
 
     async def _prepare(self, call: _Call, model: ServedModel) -> list[PreparedSource]:
         """Tokenize all texts before any is submitted: one bad text costs no decoding."""
+        source_lang, target_lang = call.languages
         prepare = partial(
             model.text.prepare,
             task=call.task,
-            source_lang=call.source_lang,
-            target_lang=call.target_lang,
+            source_lang=source_lang,
+            target_lang=target_lang,
             overrides=call.body.parameters.overrides(),
             overflow=call.body.overflow,
             target_prefix=call.body.target_prefix,
@@ -311,12 +345,15 @@ class TextService:
         try:
             yield
         except BaseException as error:
-            seconds = time.monotonic() - call.started
-            for outcome in _outcomes(error, len(call.body.texts)):
-                self.metrics.request_ended(call.model_name, call.task, outcome, seconds)
+            self._count_failure(call, error)
             raise
         for seconds in call.text_seconds:
             self.metrics.request_ended(call.model_name, call.task, "finished", seconds)
+
+    def _count_failure(self, call: _Call, error: BaseException) -> None:
+        seconds = time.monotonic() - call.started
+        for outcome in _outcomes(error, len(call.body.texts)):
+            self.metrics.request_ended(call.model_name, call.task, outcome, seconds)
 
     def _count_answers(self, call: _Call, answers: Sequence[Answer]) -> None:
         usage = _usage(answers)
@@ -330,6 +367,17 @@ class TextService:
                 generated_tokens=answer.generated_tokens,
                 truncated=answer.truncated,
             )
+
+
+def _asked_of(call: _Call, model: ServedModel) -> Asked:
+    parameters = call.body.parameters
+    return Asked(
+        num_texts=len(call.body.texts),
+        deadline=call.deadline,
+        client=call.caller.client,
+        priority=call.priority,
+        most_steps=model.text.least_max_steps(parameters.max_length, parameters.max_new_tokens),
+    )
 
 
 @contextmanager

@@ -135,15 +135,28 @@ class Engine:
         return subscription.future
 
     def check_room(
-        self, model: str, deadline: float, client: str = "", priority: Priority = "interactive"
+        self,
+        model: str,
+        deadline: float,
+        client: str = "",
+        priority: Priority = "interactive",
+        most_steps: int = 1,
     ) -> None:
         """Refuse a request of any size that would be refused; spares the work of preparing it.
+
+        Args:
+            model: See `submit`.
+            deadline: See `submit`.
+            client: See `submit`.
+            priority: See `submit`.
+            most_steps: That the request may take, or fewer.
 
         Raises:
             QueueFullError: Too much is waiting, or too much for its deadline.
         """
         with self._changed:
-            self._served[model].ledger.check_room(client, priority, deadline, self._clock())
+            ledger = self._served[model].ledger
+            ledger.check_room(client, priority, deadline, self._clock(), most_steps)
 
     def stats(self, model: str) -> EngineStats:
         """The load of one checkpoint."""

@@ -16,6 +16,7 @@ class _Line:
 
     requests: OrderedDict[Request, float] = field(default_factory=OrderedDict)
     work: float = 0.0
+    source_tokens: int = 0
 
     @property
     def num_requests(self) -> int:
@@ -64,6 +65,7 @@ class FairQueue:
         line = its_class.lines.setdefault(request.client, _Line())
         line.requests[request] = work
         line.work += work
+        line.source_tokens += request.source_len
         its_class.work += work
         its_class.num_requests += 1
 
@@ -81,6 +83,7 @@ class FairQueue:
         line = its_class.lines[request.client]
         work = line.requests.pop(request)
         line.work -= work
+        line.source_tokens -= request.source_len
         its_class.work -= work
         its_class.num_requests -= 1
         if not line.requests:
@@ -103,10 +106,11 @@ class FairQueue:
         Everybody who waits has an equal share, and so has one who may still come.
         """
         lines = [each.lines for each in self._classes.values()]
-        own = [request for line in lines if client in line for request in line[client].requests]
+        own = [each[client] for each in lines if client in each]
         num_shares = 1 + len({client}.union(*lines))
-        tokens = sum(request.source_len for request in own)
-        return num_shares * len(own) >= most or num_shares * tokens >= most_tokens
+        num_requests = sum(line.num_requests for line in own)
+        tokens = sum(line.source_tokens for line in own)
+        return num_shares * num_requests >= most or num_shares * tokens >= most_tokens
 
     def work_before(self, client: str, priority: Priority) -> float:
         """What is expected to be done before a further request of a client has its turn.

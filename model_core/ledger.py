@@ -83,9 +83,11 @@ class Ledger:
             self._scheduler.promote(shared)
         return self._in_flight.subscribe(shared or request, request.deadline)
 
-    def check_room(self, client: str, priority: Priority, deadline: float, now: float) -> None:
+    def check_room(
+        self, client: str, priority: Priority, deadline: float, now: float, most_steps: int
+    ) -> None:
         """See `Scheduler.check_room`."""
-        self._scheduler.check_room(client, priority, deadline, now)
+        self._scheduler.check_room(client, priority, deadline, now, most_steps)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """A caller cancelled; nothing happens where the request has ended already."""

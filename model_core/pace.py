@@ -29,6 +29,10 @@ class ExpectedSteps:
         least, most = request.parameters.min_length - 1, request.parameters.max_length - 1
         return max(1.0, least, min(most, self._learnt(request.source_len.bit_length(), most)))
 
+    def least(self, most: int) -> float:
+        """What a request of any size is expected to take at least, if it may take so many."""
+        return max(1.0, min([float(most), *self._mean.values()])) if self.are_known else 1.0
+
     def _learnt(self, size: int, otherwise: float) -> float:
         if not self.are_known:
             return otherwise

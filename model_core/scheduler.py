@@ -8,7 +8,7 @@ from model_core.pace import ExpectedSteps, Pace, bounded_retry
 from model_core.request import Priority, Request
 
 _PARTS = 4  # one part of the queue is kept for clients that have less than their share
-_SPREAD = 1.25  # times the expected steps: a mean, which half of all requests exceed
+_SPREAD = 1.25  # times the expected time: a mean, which half of all requests exceed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ class Scheduler:
         """
         self._check_size(cost_bytes)
         steps = self._expected_steps.of(request)
-        self.check_room(request.client, request.priority, request.deadline, now, steps=steps)
+        self._check_room(request.client, request.priority, request.deadline, now, steps)
         self._check_source(request, now)
         entry = _Entry(cost_bytes, steps * request.parameters.num_hypotheses)
         if not self._waiting:
@@ -122,7 +122,7 @@ class Scheduler:
         self._waiting_tokens += request.source_len
 
     def check_room(
-        self, client: str, priority: Priority, deadline: float, now: float, *, steps: float = 1.0
+        self, client: str, priority: Priority, deadline: float, now: float, most_steps: int = 1
     ) -> None:
         """Refuse a request that would have to wait for too long, whatever its source.
 
@@ -134,18 +134,24 @@ class Scheduler:
             priority: Its class.
             deadline: Of its caller.
             now: On the same clock.
-            steps: That it is expected to take.
+            most_steps: That it may take; fewer, where that is not known yet.
 
         Raises:
             QueueFullError: Too many requests are waiting already.
             DeadlineUnreachableError: At the measured pace it would not be finished in its time.
         """
+        steps = self._expected_steps.least(most_steps)
+        self._check_room(client, priority, deadline, now, steps)
+
+    def _check_room(
+        self, client: str, priority: Priority, deadline: float, now: float, steps: float
+    ) -> None:
         if not self._waiting:
             return
         num_waiting = len(self._queue)
         if num_waiting >= self._most_waiting(client, self._limits.max_waiting_requests):
             raise self._full(f"{num_waiting} requests are waiting", now)
-        self._check_time(client, priority, deadline, now, steps=steps)
+        self._check_time(client, priority, deadline, now, steps)
 
     def admit(self, now: float) -> tuple[Request, ...]:
         """Move the requests that join at the next step from waiting to running.
@@ -292,14 +298,14 @@ class Scheduler:
         return QueueFullError(f"the queue is full: {reason}", retry_after_s)
 
     def _check_time(
-        self, client: str, priority: Priority, deadline: float, now: float, *, steps: float
+        self, client: str, priority: Priority, deadline: float, now: float, steps: float
     ) -> None:
         if len(self._waiting) + len(self._running) < self._num_slots:
             return  # it begins at the next step
         waiting_s = self._pace.seconds_for(self._queue.work_before(client, priority), now)
         if waiting_s is None:
             return
-        expected_s = waiting_s + self._pace.seconds_for_steps(_SPREAD * steps)
+        expected_s = _SPREAD * (waiting_s + self._pace.seconds_for_steps(steps))
         if now + expected_s > deadline:
             late_s = now + expected_s - deadline
             raise DeadlineUnreachableError(expected_s, bounded_retry(late_s))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from model_core.checkpoint import TASK_NAMES, Checkpoint
@@ -14,7 +15,7 @@ from model_core.generation import (
     Task,
 )
 from model_core.languages import LanguagePair
-from model_core.resolve import resolve
+from model_core.resolve import DEFAULT_MAX_LENGTH, resolve
 from model_core.tokens import TextTokenizer, needs_target_mode
 
 __all__ = ["Overflow", "PreparedSource", "Task", "TextProcessor"]
@@ -115,6 +116,28 @@ class TextProcessor:
         _check_shared_vocabulary(parameters, source_ids, defaults.vocab_size)
         return PreparedSource(source_ids, parameters, truncated, pair.source_lang, pair.target_lang)
 
+    def least_max_steps(self, max_length: int | None, max_new_tokens: int | None) -> int:
+        """Steps that a request may take at the least, before its parameters are resolved.
+
+        Its languages and its prefix may allow it more.
+
+        Args:
+            max_length: As the request names it.
+            max_new_tokens: As the request names it.
+        """
+        if max_length is None and max_new_tokens is None:
+            return self._least_default_steps
+        return _least_steps(max_length, max_new_tokens)
+
+    @cached_property
+    def _least_default_steps(self) -> int:
+        """The same for a request that names no length, whatever its task."""
+        defaults = self._checkpoint.defaults
+        named = [defaults.values, *(values for _, values in defaults.task_values)]
+        most = min(self._limits.max_target_len, defaults.max_target_len or DEFAULT_MAX_LENGTH)
+        lengths = [_least_steps(each.max_length, each.max_new_tokens) for each in named]
+        return min([most - 1, *lengths])
+
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens: as `tokenizer.decode` gives it."""
         return self._target.decode(token_ids)
@@ -183,6 +206,12 @@ class TextProcessor:
             raise SourceTooLongError(len(encoded), most)
         _check_ids("text", source_ids, self._checkpoint.source_vocab_size)
         return source_ids, truncated
+
+
+def _least_steps(max_length: int | None, max_new_tokens: int | None) -> int:
+    """A length counts the decoder start token, new tokens do not."""
+    length = DEFAULT_MAX_LENGTH if max_length is None else max_length
+    return min(length - 1, DEFAULT_MAX_LENGTH if max_new_tokens is None else max_new_tokens)
 
 
 def _check_shared_vocabulary(

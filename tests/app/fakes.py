@@ -92,6 +92,9 @@ class BackwardsText:
         )
         return PreparedSource(source_ids, parameters, truncated=len(text) > MAX_SOURCE_LEN)
 
+    def least_max_steps(self, max_length: int | None, max_new_tokens: int | None) -> int:
+        return max_new_tokens or 3
+
     def detokenize(self, token_ids: Sequence[int]) -> str:
         return "".join(chr(token_id) for token_id in token_ids)
 
@@ -129,8 +132,8 @@ class FakeModel:
             priority=priority,
         )
 
-    def check_room(self, deadline: float, client: str, priority: Priority) -> None:
-        self._engine.check_room(self.name, deadline, client, priority)
+    def check_room(self, deadline: float, client: str, priority: Priority, most_steps: int) -> None:
+        self._engine.check_room(self.name, deadline, client, priority, most_steps)
 
     def stats(self) -> EngineStats:
         return self._engine.stats(self.name)

@@ -242,11 +242,13 @@ def with_deadline(deadline: float, client: str = "many") -> Request:
 
 
 def test_a_request_that_would_be_waited_for_in_vain_is_refused_at_once() -> None:
-    scheduler = busy_scheduler(2.0)  # nine wait, two seconds each, and two and a half for itself
-    with pytest.raises(DeadlineUnreachableError, match=r"after 20\.5 seconds") as refused:
-        scheduler.enqueue(with_deadline(10.0 + 19.0), 0, 10.0)
+    scheduler = busy_scheduler(
+        2.0
+    )  # nine wait, two seconds each, and so has itself; a quarter more
+    with pytest.raises(DeadlineUnreachableError, match=r"after 25\.0 seconds") as refused:
+        scheduler.enqueue(with_deadline(10.0 + 23.5), 0, 10.0)
     assert refused.value.retry_after_s == pytest.approx(1.5)
-    scheduler.enqueue(with_deadline(10.0 + 21.0), 0, 10.0)
+    scheduler.enqueue(with_deadline(10.0 + 25.5), 0, 10.0)
 
 
 def test_a_light_client_is_not_refused_for_what_a_heavy_one_has_in_the_queue() -> None:
@@ -262,9 +264,9 @@ def test_a_newcomer_among_many_clients_is_refused_for_what_all_of_them_have_in_t
     scheduler = busy_scheduler(2.0)
     for number in range(50):
         enqueue(scheduler, client=f"client {number}", now=10.0)
-    with pytest.raises(DeadlineUnreachableError, match=r"after 104\.5 seconds"):
-        scheduler.enqueue(with_deadline(10.0 + 100.0, client="one more"), 0, 10.0)
-    scheduler.enqueue(with_deadline(10.0 + 105.0, client="one more"), 0, 10.0)
+    with pytest.raises(DeadlineUnreachableError, match=r"after 130\.0 seconds"):
+        scheduler.enqueue(with_deadline(10.0 + 125.0, client="one more"), 0, 10.0)
+    scheduler.enqueue(with_deadline(10.0 + 131.0, client="one more"), 0, 10.0)
 
 
 def test_a_request_that_finds_nobody_waiting_is_tried_whatever_was_measured() -> None:
@@ -551,3 +553,20 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
+
+
+def test_a_request_of_unknown_size_is_expected_to_take_the_fewest_steps_of_all() -> None:
+    expected = ExpectedSteps()
+    assert expected.least(50) == 1.0
+    for source_len, num_steps in ((4, 10), (200, 40)):
+        expected.record(request_of(source_len, num_steps=50), num_steps)
+    assert (expected.least(50), expected.least(5), expected.least(0)) == (10.0, 5.0, 1.0)
+    sizes = (1, 4, 30, 200, 4000)
+    assert all(expected.least(50) <= expected.of(request_of(size, num_steps=50)) for size in sizes)
+
+
+def test_what_would_be_refused_for_its_steps_is_refused_before_they_are_known() -> None:
+    scheduler = busy_scheduler(2.0)  # nine wait: 22.5 seconds, and 2.5 for three steps
+    with pytest.raises(DeadlineUnreachableError):
+        scheduler.check_room("many", "interactive", 10.0 + 24.0, 10.0, most_steps=20)
+    scheduler.check_room("many", "interactive", 10.0 + 24.0, 10.0, most_steps=1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model_core.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
 from model_core.errors import InvalidParameterError, SourceTooLongError, UnknownLanguageError
 from model_core.generation import GenerationLimits, GenerationOverrides
-from model_core.text import TextProcessor
+from model_core.text import Task, TextProcessor
 from tests import tiny
 from tests.model_core.texts import control_ids
 from tests.tiny.multilingual import MULTILINGUAL
@@ -289,3 +289,27 @@ def test_threads_with_different_languages_do_not_mix_them(name: str, load: Load)
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(prepare, list(range(12)) * 20))
     assert together == alone * 20
+
+
+@pytest.mark.parametrize("name", ["t5", "mbart"])
+@pytest.mark.parametrize(
+    "named", [{}, {"max_length": 9}, {"max_new_tokens": 9}, {"max_length": 7, "max_new_tokens": 9}]
+)
+def test_no_request_is_bounded_to_fewer_steps_than_is_said_before(
+    name: str, named: dict[str, Any], load: Load
+) -> None:
+    text = TextProcessor(load(name))
+    least = text.least_max_steps(named.get("max_length"), named.get("max_new_tokens"))
+    tasks: list[tuple[Task, str | None, str | None]] = [
+        ("summarize", None, None),
+        ("translate", "en", "de"),
+    ]
+    for task, source_lang, target_lang in tasks:
+        source = text.prepare(
+            TEXT,
+            task=task,
+            source_lang=source_lang,
+            target_lang=target_lang,
+            overrides=GenerationOverrides(**named),
+        )
+        assert 1 < least <= source.parameters.max_length - 1
