@@ -16,6 +16,7 @@ import uvicorn
 from app.api_keys import ApiKeys
 from app.connection import connections_with, most_connections
 from app.factory import create_app
+from app.freed_memory import FreedMemory
 from app.metrics_port import serve_metrics
 from app.opening import open_service
 from app.service import TextService
@@ -112,6 +113,7 @@ class _Server(uvicorn.Server):
         self._ready = ready
         self.failure: OSError | None = None
         self._watchdog = Watchdog(service)
+        self._freed_memory = FreedMemory()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -129,6 +131,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         self._watchdog.look()
+        self._freed_memory.look()
         return self._service.is_lost or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -137,7 +137,7 @@ class KeyValuesPool:
 
 
 def _lazy_zeros(shape: tuple[int, ...], layout: CacheLayout) -> Tensor:
-    """Zeros, whose memory a CPU commits page by page on first use.
+    """Zeros, whose memory a CPU commits page by page on first use, where it is new to the process.
 
     Not uninitialised: masked entries take part in the products, and 0 times NaN is NaN. Not
     `torch.zeros`, which writes, and so commits, all of it.

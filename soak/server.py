@@ -47,19 +47,24 @@ class Server:
 
 
 @contextmanager
-def serving(module: str, *flags: str) -> Iterator[Server]:
+def serving(module: str, *flags: str, **environment: str) -> Iterator[Server]:
     """A server on a free port.
 
     Args:
         module: `app`, or one that breaks it.
         flags: Of `tandem serve`.
+        environment: Variables that it gets besides those that are set.
     """
     command = [sys.executable, "-m", module, "serve", "--port", "0", *flags]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TANDEM_LOG_FORMAT": "json"}
+    fixed = {"OMP_WAIT_POLICY": "passive", "TANDEM_LOG_FORMAT": "json"}
     with (
         tempfile.NamedTemporaryFile() as log,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | fixed | environment,
         ) as process,
     ):
         try:

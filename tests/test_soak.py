@@ -41,6 +41,13 @@ def test_growth_is_seen_once_the_memory_has_settled() -> None:
     assert Report(memory=growing).growth == pytest.approx(0.03, rel=0.05)
 
 
+def test_a_leak_is_told_from_memory_that_is_kept_for_a_while_and_given_back() -> None:
+    kept = [1000 + 50 * (number % 6) for number in range(40)]
+    assert not Report(memory=kept).is_growing
+    leaking = [each + 2 * number for number, each in enumerate(kept)]
+    assert Report(memory=leaking).is_growing
+
+
 def phase(*, num_answers: int, num_refusals: int = 0, refusal_s: float = 0.01) -> Phase:
     answers = [Reply(200, b"", 0.1, ended_at=0.5)] * num_answers
     late = [Reply(200, b"", 0.1, ended_at=1.5)] * num_answers

@@ -1,9 +1,10 @@
 """`tandem serve` with faults: a text that begins with `fault KIND` brings that fault about.
 
 Run as a process by tests, `python -m tests.app.faulty_server serve ...`; what is broken is the
-real code at the real place, and a text decides when.
+real code at the real place, and a text decides when. `FAULTY_LEAK_BYTES` are lost at each text.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,15 +24,18 @@ from model_core.text import PreparedSource, TextProcessor
 
 _MOST_IN_MEMORY = 2  # requests, while one with a fault `crowd` is among them
 _AFTER_STEPS = 4
+_LEAK_BYTES = int(os.environ.get("FAULTY_LEAK_BYTES", "0"))
 
 _faults: dict[tuple[int, ...], list[str]] = {}
 _prepare, _choose, _step = TextProcessor.prepare, Group.choose, LeanRunner.step
 _pop_failed, _reset = IsolatingRunner.pop_failed, LeanRunner.reset
 _is_broken_for_good = False
+_leaked: list[bytes] = []
 
 
 def _prepare_and_note(self: TextProcessor, text: str, **kwargs: Any) -> PreparedSource:
     prepared = _prepare(self, text, **kwargs)
+    _leaked.append(b"." * _LEAK_BYTES)
     words = text.split()
     if words[0] == "fault":
         _faults[prepared.source_ids] = words[1:]
