@@ -54,15 +54,15 @@ _FULL = Sizes(
 
 PLANS: dict[str, dict[str, Sizes]] = {
     "quick": {
-        "translate-greedy": Sizes(offline=96, rounds=_QUICK_ROUNDS),
+        "translate-greedy": Sizes(offline=256, rounds=_QUICK_ROUNDS),
         "summarize": Sizes(offline=16, rounds={"offline": 2}),
         "translate": Sizes(
-            offline=96,
+            offline=256,
             steps=(16, 64, 128),
             closed={1: 12, 8: 40, 32: 96, 128: 192},
             open_rates=_rates(_SHARES, (0.75, 0.9)),
             open_s=15.0,
-            rounds=_QUICK_ROUNDS,
+            rounds={**_QUICK_ROUNDS, "offline": 2},
         ),
         "bert2bert": Sizes(offline=12, rounds={"offline": 2}),
         "shipped-translate": Sizes(
