@@ -27,19 +27,17 @@ class BatchLimits:
     """When a source may still join a batch, whose sources come in order of length.
 
     Attributes:
-        padding_ratio: The batch is at most this times as long as its shortest source …
-        free_padding: … and this many tokens longer.
+        most_padding: Tokens by which its joining may pad the others: what a batch of its own costs.
         max_tokens: Of the whole batch, padding included.
     """
 
-    padding_ratio: float
-    free_padding: int
+    most_padding: int
     max_tokens: int
 
 
-CPU_BATCHES = BatchLimits(padding_ratio=1.1, free_padding=2, max_tokens=1024)
+CPU_BATCHES = BatchLimits(most_padding=16, max_tokens=1024)
 """Some hundred rows fill the matrix kernels of a processor: beyond, padding is only a loss."""
-ACCELERATOR_BATCHES = BatchLimits(padding_ratio=1.25, free_padding=8, max_tokens=sys.maxsize)
+ACCELERATOR_BATCHES = BatchLimits(most_padding=256, max_tokens=sys.maxsize)
 
 
 class Encoder:
@@ -137,7 +135,7 @@ def global_attention_arguments(
 def batch_by_length(
     sources: Sequence[SourceIds], limits: BatchLimits = CPU_BATCHES, *, may_pad: bool = True
 ) -> list[list[SourceIds]]:
-    """Split sources into batches of similar length, so that little is spent on padding.
+    """Split sources into batches of similar length: few, but with little padding.
 
     Args:
         sources: In any order.
@@ -147,9 +145,8 @@ def batch_by_length(
     batches: list[list[SourceIds]] = []
     for ids in sorted(sources, key=len):
         batch = batches[-1] if batches else []
-        shortest = len(batch[0]) if batch else 0
-        longest = shortest * limits.padding_ratio + limits.free_padding if may_pad else shortest
-        is_near = len(ids) <= longest
+        padding = len(batch) * (len(ids) - len(batch[-1])) if batch else 0
+        is_near = padding <= (limits.most_padding if may_pad else 0)
         if batch and is_near and (len(batch) + 1) * len(ids) <= limits.max_tokens:
             batch.append(ids)
         else:

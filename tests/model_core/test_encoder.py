@@ -1,4 +1,5 @@
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -26,9 +27,15 @@ def test_batches_hold_every_source_once_and_waste_little_on_padding(lengths: lis
         batches = batch_by_length(sources, limits)
         assert sorted(source for batch in batches for source in batch) == sorted(sources)
         for batch in batches:
-            shortest, longest = len(batch[0]), max(map(len, batch))
-            assert longest <= limits.padding_ratio * shortest + limits.free_padding
-            assert len(batch) == 1 or len(batch) * longest <= limits.max_tokens
+            lengths = list(map(len, batch))
+            for num_others, (last, joining) in enumerate(pairwise(lengths), start=1):
+                assert 0 <= num_others * (joining - last) <= limits.most_padding
+            assert len(batch) == 1 or len(batch) * lengths[-1] <= limits.max_tokens
+
+
+def test_few_sources_of_about_one_length_share_a_batch() -> None:
+    sources = [(1,) * length for length in (12, 20, 24, 60)]
+    assert [list(map(len, batch)) for batch in batch_by_length(sources)] == [[12, 20, 24], [60]]
 
 
 def test_a_source_is_encoded_alike_alone_and_in_a_padded_batch() -> None:
