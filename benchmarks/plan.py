@@ -62,7 +62,7 @@ PLANS: dict[str, dict[str, Sizes]] = {
             closed={1: 12, 8: 40, 32: 96, 128: 192},
             open_rates=_rates(_SHARES, (0.75, 0.9)),
             open_s=15.0,
-            rounds={**_QUICK_ROUNDS, "offline": 2},
+            rounds=_QUICK_ROUNDS,
         ),
         "bert2bert": Sizes(offline=12, rounds={"offline": 2}),
         "shipped-translate": Sizes(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from model_core.encoder import Encoder, EncoderOutputCache, SourceIds, batch_by_length
+from model_core.encoder import Encoder, EncoderOutputCache, SourceIds
 from model_core.runner import EncodeReport
 
 
@@ -30,8 +30,8 @@ class CachedEncoder:
         missing = list({source_ids for source_ids in sources if source_ids not in encoded})
         padded_tokens = 0
         encoder = self._encoder
-        for batch in batch_by_length(missing, encoder.batch_limits, may_pad=encoder.may_pad):
-            padded_tokens += len(batch) * len(batch[-1])
+        for batch in encoder.batches(missing):
+            padded_tokens += len(batch) * encoder.padded_len(batch)
             for source_ids, outputs in zip(batch, encoder(batch), strict=True):
                 encoded[source_ids] = outputs
                 self._cache.put(source_ids, outputs)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from model_core.attention_mode import AttentionMode
 from model_core.packing import packed_copy
-from model_core.sizes import source_vocab_size
+from model_core.sizes import max_len, source_vocab_size
 from model_core.transfer import to_device
 
 SourceIds = tuple[int, ...]
@@ -39,6 +39,9 @@ CPU_BATCHES = BatchLimits(most_padding=16, max_tokens=1024)
 """Some hundred rows fill the matrix kernels of a processor: beyond, padding is only a loss."""
 ACCELERATOR_BATCHES = BatchLimits(most_padding=256, max_tokens=sys.maxsize)
 
+_INT8_LENGTHS = 8
+"""In int8 a source is padded to a multiple of this, whatever else is in its batch."""
+
 
 class Encoder:
     """The encoder of a checkpoint, and the projection to the decoder's width if there is one.
@@ -52,7 +55,7 @@ class Encoder:
 
     Attributes:
         vocab_size: Token ids that it knows.
-        may_pad: Whether sources of unequal length may share a batch.
+        may_pad: Whether padding changes nothing but the last digits of a source's outputs.
         packing: As it was given.
         batch_limits: Of the batches that suit its device.
     """
@@ -66,8 +69,7 @@ class Encoder:
         global_attention: GlobalAttention = "none",
         packing: Packing = "float",
     ) -> None:
-        # Masked padding changes the last digits of attention, which int8 can turn into whole steps.
-        self.may_pad = may_pad and packing != "int8"
+        self.may_pad = may_pad
         self.packing = packing
         self._model = model
         self._module: Any = _packed(model.get_encoder(), packing)
@@ -79,6 +81,7 @@ class Encoder:
         on_cpu = model.device.type == "cpu"
         self.batch_limits = CPU_BATCHES if on_cpu else ACCELERATOR_BATCHES
         self.vocab_size = source_vocab_size(model)
+        self._max_len = max_len(model, "encoder") or sys.maxsize
         # Padding is masked, but a pair may pad its targets with a token that its encoder lacks.
         self._pad_token_id = pad_token_id if pad_token_id < self.vocab_size else 0
 
@@ -92,6 +95,27 @@ class Encoder:
             packing=packing,
         )
 
+    def batches(self, sources: Sequence[SourceIds]) -> list[list[SourceIds]]:
+        """Split sources into batches in which each gets the outputs that it gets alone.
+
+        As floats but for the last digits, and as int8 in all of them: there a last digit can become
+        a whole step.
+        """
+        if self.may_pad and self.packing != "int8":
+            return batch_by_length(sources, self.batch_limits)
+        return batch_by_shape(sources, self.batch_limits, self._own_padded_len)
+
+    def padded_len(self, batch: Sequence[SourceIds]) -> int:
+        """Tokens to which each source of a batch is padded."""
+        return max(self._own_padded_len(len(ids)) for ids in batch)
+
+    def _own_padded_len(self, source_len: int) -> int:
+        if self.packing != "int8" or not self.may_pad:
+            return source_len
+        # By one token at least: attention without a mask has other last digits.
+        padded_len = (source_len // _INT8_LENGTHS + 1) * _INT8_LENGTHS
+        return padded_len if padded_len <= self._max_len else source_len
+
     def __call__(self, sources: Sequence[SourceIds]) -> list[Tensor]:
         """Encode one padded batch; each result is [source_len, hidden]."""
         hidden = self.hidden_states(sources)
@@ -101,7 +125,7 @@ class Encoder:
 
     def hidden_states(self, sources: Sequence[SourceIds]) -> Tensor:
         """What the encoder itself gives one padded batch, [num_sources, source_len, hidden]."""
-        longest = max(map(len, sources))
+        longest = self.padded_len(sources)
         padded = [[*ids, *[self._pad_token_id] * (longest - len(ids))] for ids in sources]
         lengths = torch.tensor([len(ids) for ids in sources])
         mask = (torch.arange(longest) < lengths[:, None]).long()
@@ -133,24 +157,44 @@ def global_attention_arguments(
 
 
 def batch_by_length(
-    sources: Sequence[SourceIds], limits: BatchLimits = CPU_BATCHES, *, may_pad: bool = True
+    sources: Sequence[SourceIds], limits: BatchLimits = CPU_BATCHES
 ) -> list[list[SourceIds]]:
     """Split sources into batches of similar length: few, but with little padding.
 
     Args:
         sources: In any order.
         limits: Of each batch.
-        may_pad: Otherwise lengths in a batch are equal.
     """
     batches: list[list[SourceIds]] = []
     for ids in sorted(sources, key=len):
         batch = batches[-1] if batches else []
         padding = len(batch) * (len(ids) - len(batch[-1])) if batch else 0
-        is_near = padding <= (limits.most_padding if may_pad else 0)
-        if batch and is_near and (len(batch) + 1) * len(ids) <= limits.max_tokens:
+        is_small = (len(batch) + 1) * len(ids) <= limits.max_tokens
+        if batch and padding <= limits.most_padding and is_small:
             batch.append(ids)
         else:
             batches.append([ids])
+    return batches
+
+
+def batch_by_shape(
+    sources: Sequence[SourceIds], limits: BatchLimits, padded_len: Callable[[int], int]
+) -> list[list[SourceIds]]:
+    """Split sources into batches in which all are as long as they are to be, padded or not.
+
+    Args:
+        sources: In any order.
+        limits: Of each batch; only `max_tokens` counts.
+        padded_len: Tokens to which a source of so many is padded.
+    """
+    by_shape: dict[tuple[int, bool], list[SourceIds]] = {}
+    for ids in sources:
+        length = padded_len(len(ids))
+        by_shape.setdefault((length, length == len(ids)), []).append(ids)
+    batches: list[list[SourceIds]] = []
+    for (length, _), alike in by_shape.items():
+        most = max(1, limits.max_tokens // length)
+        batches += [alike[first : first + most] for first in range(0, len(alike), most)]
     return batches
 
 

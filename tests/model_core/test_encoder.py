@@ -11,9 +11,11 @@ from model_core.batching import may_pad
 from model_core.encoder import (
     ACCELERATOR_BATCHES,
     CPU_BATCHES,
+    BatchLimits,
     Encoder,
     EncoderOutputCache,
     batch_by_length,
+    batch_by_shape,
 )
 from model_core.self_check import is_padding_harmless
 from tests import tiny
@@ -95,17 +97,29 @@ def test_what_may_share_a_batch_gets_the_outputs_that_it_gets_alone(name: str) -
     known = min(encoder.vocab_size, tiny.VOCAB)
     choices = [token for token in range(known) if token != pad_token_id]
     sources = [tuple(rng.choices(choices, k=length)) for length in lengths]
-    for batch in [sources] if encoder.may_pad else batch_by_length(sources, may_pad=False):
+    for batch in [sources] if encoder.may_pad else encoder.batches(sources):
         for source, outputs in zip(batch, encoder(batch), strict=True):
             torch.testing.assert_close(outputs, encoder([source])[0], rtol=1e-9, atol=1e-9)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
-def test_batches_for_an_encoder_that_feels_padding_have_one_length(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 9))
+def test_batches_of_one_shape_hold_every_source_once(lengths: list[int], step: int) -> None:
     sources = [(number,) * length for number, length in enumerate(lengths)]
-    batches = batch_by_length(sources, may_pad=False)
+    limits = BatchLimits(most_padding=0, max_tokens=60)
+    batches = batch_by_shape(sources, limits, lambda length: -(-length // step) * step)
     assert sorted(source for batch in batches for source in batch) == sorted(sources)
-    assert all(len({len(source) for source in batch}) == 1 for batch in batches)
+    for batch in batches:
+        padded = {-(-len(source) // step) * step for source in batch}
+        assert len(padded) == 1
+        assert len({len(source) in padded for source in batch}) == 1
+        assert len(batch) == 1 or len(batch) * padded.pop() <= limits.max_tokens
+
+
+def test_an_encoder_that_feels_padding_gets_none() -> None:
+    encoder = Encoder(load_lean("bart").model, 1, may_pad=False)
+    sources = [(5,) * length for length in (3, 7, 3, 8)]
+    assert sorted(map(len, encoder.batches(sources))) == [1, 1, 2]
+    assert encoder.padded_len(sources[:1]) == 3
 
 
 def test_an_encoder_that_looks_at_padding_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

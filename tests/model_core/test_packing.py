@@ -16,6 +16,7 @@ from model_core.lean import LeanRunner
 from model_core.packing import PackedInt8, PackedLinear, pack, packed_copy
 from model_core.request import Output, Request
 from model_core.self_check import SelfCheck, check_decoder
+from model_core.sizes import max_len
 from tests import tiny
 from tests.lean import load_lean, random_source
 
@@ -94,10 +95,14 @@ def test_a_packed_encoder_gives_the_outputs_of_the_library(name: str) -> None:
 def test_an_int8_encoder_gives_a_source_the_same_bits_alone_and_in_a_batch(name: str) -> None:
     lean, rng = load_lean(name), random.Random(name)
     encoder = Encoder(lean.model, lean.defaults.pad_token_id, packing="int8")
-    assert not encoder.may_pad
-    for length in (3, 20, 47):
-        sources = [tuple(rng.choices(range(5, 60), k=length)) for _ in range(7)]
-        for source, outputs in zip(sources, encoder(sources), strict=True):
+    longest = min(48, max_len(lean.model, "encoder") or 48)
+    lengths = [3, 6, 7, 8, 20, *range(longest - 9, longest + 1)]
+    sources = [tuple(rng.choices(range(5, 60), k=length)) for length in 3 * lengths]
+    batches = encoder.batches(sources)
+    assert len(batches) < len(set(lengths))
+    for batch in batches:
+        for source, outputs in zip(batch, encoder(batch), strict=True):
+            assert outputs.shape[0] == len(source)
             assert torch.equal(outputs, encoder([source])[0])
 
 
