@@ -40,7 +40,7 @@ class Sizes:
 
 
 _SHARES = (0.25, 0.5, 0.75, 0.9)
-_QUICK_ROUNDS: Mapping[Mode, int] = {"offline": 3, "steps": 3, "closed": 2, "open": 1}
+_QUICK_ROUNDS: Mapping[Mode, int] = {"offline": 3, "steps": 2, "closed": 2, "open": 1}
 _FULL_ROUNDS: Mapping[Mode, int] = {"offline": 3, "steps": 5, "closed": 3, "open": 3}
 _FULL = Sizes(
     offline=256,
@@ -73,7 +73,7 @@ PLANS: dict[str, dict[str, Sizes]] = {
             rounds={"offline": 2, "closed": 1, "open": 1},
             most_s=30.0,
         ),
-        "shipped-summarize": Sizes(offline=48, rounds={"offline": 2}),
+        "shipped-summarize": Sizes(offline=32, rounds={"offline": 2}),
     },
     "full": dict.fromkeys(WORKLOADS, _FULL),
     "trial": {
