@@ -25,14 +25,14 @@ class Asked:
         deadline: Of all of them, on `time.monotonic`.
         client: Whose they are.
         priority: Their class.
-        most_steps: That each of them may take, or fewer.
+        max_steps: That each of them may take, or fewer.
     """
 
     num_texts: int
     deadline: float
     client: str
     priority: Priority
-    most_steps: int
+    max_steps: int
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +111,7 @@ class Backlog:
             QueueFullError: Too many are on their way already, here or in the engine.
         """
         self._check_lines(asked.num_texts, asked.client)
-        self._model.check_room(asked.deadline, asked.client, asked.priority, asked.most_steps)
+        self._model.check_room(asked.deadline, asked.client, asked.priority, asked.max_steps)
 
     @contextmanager
     def line(self, asked: Asked) -> Iterator[Line]:

@@ -4,7 +4,6 @@ Under overload most calls are refused. The way through the framework takes sever
 to see that there is no room, and while it takes that way the engine hardly moves on.
 """
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,12 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.caller import Caller, TimeoutHeader, client_of
 from app.errors import answer_to
 from app.json_body import bounded_json
+from app.lifespan import service_of
 from app.request_context import context_of
 from app.schemas import TextRequest
 from app.service import TextService
 from model_core.errors import InvalidRequestError, QueueFullError
 from model_core.generation import Task
 
+_MAX_BYTES = 2**16
+"""A longer body is not worth reading twice, should there be room for it."""
 _TIMEOUT: TypeAdapter[float | None] = TypeAdapter(TimeoutHeader)
 
 
@@ -68,7 +70,7 @@ class EarlyRefusal:
         """Run the app for a call that may have room."""
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         route = self._routes.get(scope["path"]) if is_post else None
-        if route is None or not (service := _service_of(scope)).has_waiting:
+        if route is None or not (service := service_of(Request(scope))).has_waiting:
             await self._app(scope, receive, send)
             return
         received = _Received(receive)
@@ -80,18 +82,12 @@ class EarlyRefusal:
             await answer_to(refusal, context_of(scope))(scope, receive, send)
 
 
-def _service_of(scope: Scope) -> TextService:
-    service: TextService = scope["state"]["service"]
-    return service
-
-
 class _Received:
-    """What has come of a body, for whoever reads it again."""
+    """A body that was read, for whoever reads it again."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._messages: deque[Message] = deque()
-        self._error: HTTPException | None = None
+        self._end: Message | HTTPException | None = None
 
     async def body(self) -> bytes | None:
         """All of it; None where it does not come, or is too large."""
@@ -100,22 +96,23 @@ class _Received:
             try:
                 message = await self._receive()
             except HTTPException as error:
-                self._error = error
+                self._end = error
                 return None
-            self._messages.append(message)
             if message["type"] != "http.request":
+                self._end = message
                 return None
             body += message.get("body", b"")
             if not message.get("more_body", False):
-                return bytes(body)
+                whole = bytes(body)
+                self._end = {"type": "http.request", "body": whole, "more_body": False}
+                return whole
 
     async def again(self) -> Message:
-        """The next part: of what has come, then of what comes."""
-        if self._messages:
-            return self._messages.popleft()
-        if self._error is not None:
-            raise self._error
-        return await self._receive()
+        """What came of it, all at once, then what comes."""
+        if isinstance(self._end, HTTPException):
+            raise self._end
+        end, self._end = self._end, None
+        return await self._receive() if end is None else end
 
 
 def _refusal(
@@ -124,7 +121,7 @@ def _refusal(
     """Why there is no room for a call; None where there may be, or where it is wrong."""
     headers = Headers(scope=scope)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if body is None or kind != "application/json":
+    if body is None or len(body) > _MAX_BYTES or kind != "application/json":
         return None
     try:
         request = route.body.model_validate(bounded_json(body, service.settings))
@@ -132,4 +129,4 @@ def _refusal(
     except (ValueError, HTTPException, InvalidRequestError):
         return None
     caller = Caller(client_of(Request(scope)), timeout_s)
-    return service.refusal_of(route.task, request, caller, context_of(scope))
+    return service.refuse_without_room(route.task, request, caller, context_of(scope))

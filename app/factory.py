@@ -52,9 +52,7 @@ def create_app(
         lifespan=lifespan_of(open_service or partial(_open_service, settings)),
         telemetry=telemetry_of(provider),
     )
-    if isinstance(provider, NoOpTracerProvider):  # spans are the framework's, of every call
-        app.add_middleware(EarlyRefusal, routes=_text_routes(settings))
-    _add_middleware(app, settings, keys, CallTracer(provider))
+    _add_middleware(app, settings, keys, provider)
     add_error_handlers(app)
     app.include_router(info.router)
     if not settings.metrics_port:
@@ -71,16 +69,20 @@ def _text_routes(settings: Settings) -> dict[str, TextRoute]:
     """Those that the app has, by path."""
     routes = []
     if settings.translate_model:
-        routes.append(TextRoute("translate", TranslateRequest, *translate.router.routes))
+        [route] = translate.router.routes
+        routes.append(TextRoute("translate", TranslateRequest, route))
     if settings.summarize_model:
-        routes.append(TextRoute("summarize", SummarizeRequest, *summarize.router.routes))
+        [route] = summarize.router.routes
+        routes.append(TextRoute("summarize", SummarizeRequest, route))
     return {each.path: each for each in routes}
 
 
 def _add_middleware(
-    app: FastAPI, settings: Settings, keys: ApiKeys, trace_call: CallTracer
+    app: FastAPI, settings: Settings, keys: ApiKeys, provider: TracerProvider
 ) -> None:
     """Add from the inside out: what is added last sees a call first."""
+    if isinstance(provider, NoOpTracerProvider):  # spans are the framework's, of every call
+        app.add_middleware(EarlyRefusal, routes=_text_routes(settings))
     app.add_middleware(
         BodyLimit, max_body_bytes=settings.max_body_bytes, receive_s=settings.receive_s
     )
@@ -94,5 +96,5 @@ def _add_middleware(
             expose_headers=_CORS_EXPOSED,
         )
     app.add_middleware(HeaderGate, max_header_bytes=settings.max_header_bytes)
-    app.add_middleware(Calls, trace_call=trace_call)
+    app.add_middleware(Calls, trace_call=CallTracer(provider))
     app.add_middleware(Goodbye)  # outside of all that answers

@@ -32,9 +32,13 @@ class FreedMemory:
         if self._trim is not None:
             self._trim.argtypes = [ctypes.c_size_t]
 
-    def look(self) -> None:
-        """Give back what is free, if it is time."""
-        if self._trim is None or self._clock() < self._due:
-            return
-        self._trim(0)
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time."""
+        return self._trim is not None and self._clock() >= self._due
+
+    def give_back(self) -> None:
+        """Give back what is free; who allocates meanwhile waits, some 10 ms for each 100 MiB."""
+        if self._trim is not None:
+            self._trim(0)
         self._due = self._clock() + _PAUSE_S

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from transformers.utils import logging as transformers_logging
 
+# Made once: `json.dumps` with a `default` makes one for every line.
 _encode = json.JSONEncoder(default=str).encode
 
 LogFormat = Literal["json", "text"]

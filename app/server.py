@@ -71,6 +71,7 @@ def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str]
             max_connections=most_connections(),
         ),
         ws="none",
+        loop="uvloop",
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )
@@ -131,7 +132,8 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         self._watchdog.look()
-        self._freed_memory.look()
+        if self._freed_memory.is_due:
+            await asyncio.to_thread(self._freed_memory.give_back)
         return self._service.is_lost or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

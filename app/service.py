@@ -203,10 +203,10 @@ class TextService:
         """Whether anybody waits, so that a further call may find no room."""
         return any(model.stats().waiting for model in self.routing.models)
 
-    def refusal_of(
+    def refuse_without_room(
         self, task: Task, body: TextRequest, caller: Caller, context: RequestContext
     ) -> QueueFullError | None:
-        """Why a call finds no room, which is counted as its end; None where it may find some.
+        """End a call that finds no room, and say why; None where it may find some.
 
         Whatever else is wrong with it is left to be found by whoever answers it.
         """
@@ -376,7 +376,7 @@ def _asked_of(call: _Call, model: ServedModel) -> Asked:
         deadline=call.deadline,
         client=call.caller.client,
         priority=call.priority,
-        most_steps=model.text.least_max_steps(parameters.max_length, parameters.max_new_tokens),
+        max_steps=model.text.least_max_steps(parameters.max_length, parameters.max_new_tokens),
     )
 
 

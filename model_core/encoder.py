@@ -27,17 +27,18 @@ class BatchLimits:
     """When a source may still join a batch, whose sources come in order of length.
 
     Attributes:
-        most_padding: Tokens by which its joining may pad the others: what a batch of its own costs.
+        max_padding: Tokens by which its joining may pad the others: what a batch of its own costs.
         max_tokens: Of the whole batch, padding included.
     """
 
-    most_padding: int
+    max_padding: int
     max_tokens: int
 
 
-CPU_BATCHES = BatchLimits(most_padding=16, max_tokens=1024)
+CPU_BATCHES = BatchLimits(max_padding=16, max_tokens=1024)
 """Some hundred rows fill the matrix kernels of a processor: beyond, padding is only a loss."""
-ACCELERATOR_BATCHES = BatchLimits(most_padding=256, max_tokens=sys.maxsize)
+ACCELERATOR_BATCHES = BatchLimits(max_padding=256, max_tokens=sys.maxsize)
+"""An accelerator takes about as long for some hundred rows as for one; not measured yet."""
 
 _INT8_LENGTHS = 8
 """In int8 a source is padded to a multiple of this, whatever else is in its batch."""
@@ -124,7 +125,7 @@ class Encoder:
         return [hidden[row, : len(ids)] for row, ids in enumerate(sources)]
 
     def hidden_states(self, sources: Sequence[SourceIds]) -> Tensor:
-        """What the encoder itself gives one padded batch, [num_sources, source_len, hidden]."""
+        """What the encoder itself gives one padded batch, [num_sources, padded_len, hidden]."""
         longest = self.padded_len(sources)
         padded = [[*ids, *[self._pad_token_id] * (longest - len(ids))] for ids in sources]
         lengths = torch.tensor([len(ids) for ids in sources])
@@ -170,7 +171,7 @@ def batch_by_length(
         batch = batches[-1] if batches else []
         padding = len(batch) * (len(ids) - len(batch[-1])) if batch else 0
         is_small = (len(batch) + 1) * len(ids) <= limits.max_tokens
-        if batch and padding <= limits.most_padding and is_small:
+        if batch and padding <= limits.max_padding and is_small:
             batch.append(ids)
         else:
             batches.append([ids])

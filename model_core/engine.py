@@ -140,7 +140,7 @@ class Engine:
         deadline: float,
         client: str = "",
         priority: Priority = "interactive",
-        most_steps: int = 1,
+        max_steps: int = 1,
     ) -> None:
         """Refuse a request of any size that would be refused; spares the work of preparing it.
 
@@ -149,14 +149,14 @@ class Engine:
             deadline: See `submit`.
             client: See `submit`.
             priority: See `submit`.
-            most_steps: That the request may take, or fewer.
+            max_steps: That the request may take, or fewer.
 
         Raises:
             QueueFullError: Too much is waiting, or too much for its deadline.
         """
         with self._changed:
             ledger = self._served[model].ledger
-            ledger.check_room(client, priority, deadline, self._clock(), most_steps)
+            ledger.check_room(client, priority, deadline, self._clock(), max_steps)
 
     def stats(self, model: str) -> EngineStats:
         """The load of one checkpoint."""

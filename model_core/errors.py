@@ -99,8 +99,8 @@ class DeadlineUnreachableError(QueueFullError):
 
     def __init__(self, expected_s: float, retry_after_s: float) -> None:
         super().__init__(
-            f"too much is waiting: an answer is expected after {expected_s:.1f} seconds, which is "
-            "beyond the time of the request",
+            f"too much is waiting: an answer may come only after {expected_s:.1f} seconds, "
+            "which is beyond the time of the request",
             retry_after_s,
         )
 

@@ -84,10 +84,10 @@ class Ledger:
         return self._in_flight.subscribe(shared or request, request.deadline)
 
     def check_room(
-        self, client: str, priority: Priority, deadline: float, now: float, most_steps: int
+        self, client: str, priority: Priority, deadline: float, now: float, max_steps: int
     ) -> None:
         """See `Scheduler.check_room`."""
-        self._scheduler.check_room(client, priority, deadline, now, most_steps)
+        self._scheduler.check_room(client, priority, deadline, now, max_steps)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """A caller cancelled; nothing happens where the request has ended already."""

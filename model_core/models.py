@@ -83,9 +83,9 @@ class ServedModel:
             priority=priority,
         )
 
-    def check_room(self, deadline: float, client: str, priority: Priority, most_steps: int) -> None:
+    def check_room(self, deadline: float, client: str, priority: Priority, max_steps: int) -> None:
         """Refuse what the engine would refuse for want of room; see `Engine.check_room`."""
-        self.engine.check_room(self.name, deadline, client, priority, most_steps)
+        self.engine.check_room(self.name, deadline, client, priority, max_steps)
 
     def stats(self) -> EngineStats:
         """The load of this checkpoint."""

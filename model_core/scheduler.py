@@ -122,7 +122,7 @@ class Scheduler:
         self._waiting_tokens += request.source_len
 
     def check_room(
-        self, client: str, priority: Priority, deadline: float, now: float, most_steps: int = 1
+        self, client: str, priority: Priority, deadline: float, now: float, max_steps: int = 1
     ) -> None:
         """Refuse a request that would have to wait for too long, whatever its source.
 
@@ -134,13 +134,13 @@ class Scheduler:
             priority: Its class.
             deadline: Of its caller.
             now: On the same clock.
-            most_steps: That it may take; fewer, where that is not known yet.
+            max_steps: That it may take; fewer, where that is not known yet.
 
         Raises:
             QueueFullError: Too many requests are waiting already.
             DeadlineUnreachableError: At the measured pace it would not be finished in its time.
         """
-        steps = self._expected_steps.least(most_steps)
+        steps = self._expected_steps.least(max_steps)
         self._check_room(client, priority, deadline, now, steps)
 
     def _check_room(

@@ -5,6 +5,7 @@ import asyncio
 import random
 import statistics
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -22,9 +23,10 @@ _WORDS = [
 ]
 _OUTCOMES = {200: "finished", 422: "invalid", 429: "refused", 503: "refused", 504: "expired"}
 _LONGEST_PAUSE_S = 0.5  # of a client that was refused: less than it was asked for
-_MEMORY_SAMPLES = 200
+_SAMPLE_EVERY_S = 1.0
+_LEAST_SAMPLES = 200  # else a window is no longer than freed memory is kept, and says nothing
 _SETTLING_PARTS = 4  # of the run, one is left out: caches fill, kernels for all numbers of rows
-_WINDOWS = 5  # of what is left, each longer than freed memory is kept (`app/freed_memory.py`)
+_WINDOWS = 5  # of what is left; see `app/freed_memory.py`
 _MOST_GROWTH = 0.05  # of the memory, over the rest of the run
 
 
@@ -39,7 +41,7 @@ class Report:
         num_unanswered: Calls whose connection ended without an answer, and without being asked to.
         counted: How many requests ended in each way, by the server's metrics.
         left: What the server still holds of each kind at the end.
-        memory: Resident bytes, at regular moments of the run.
+        memory: Resident bytes, at each second of the run.
     """
 
     num_calls: int = 0
@@ -82,6 +84,11 @@ class Report:
         """Whether the memory grew by more than what varies from moment to moment."""
         return self.growth > _MOST_GROWTH
 
+    @property
+    def tells_growth(self) -> bool:
+        """Whether the run was long enough to tell."""
+        return len(self.memory) >= _LEAST_SAMPLES
+
 
 class Clients:
     """Clients that call until so many calls were made; each restarts now and then."""
@@ -89,7 +96,7 @@ class Clients:
     def __init__(self, server: Server, num_calls: int, seed: int) -> None:
         self._server = server
         self._left = num_calls
-        self._every = max(1, num_calls // _MEMORY_SAMPLES)
+        self._next_sample = time.monotonic()
         self._random = random.Random(seed)
         self.report = Report()
 
@@ -101,9 +108,13 @@ class Clients:
         while self._left > 0:
             self._left -= 1
             self.report.num_calls += 1
-            if self.report.num_calls % self._every == 0:
-                self.report.memory.append(self._server.resident_bytes)
+            self._sample()
             await self._call()
+
+    def _sample(self) -> None:
+        if time.monotonic() >= self._next_sample:
+            self.report.memory.append(self._server.resident_bytes)
+            self._next_sample += _SAMPLE_EVERY_S
 
     async def _call(self) -> None:
         path, body = self._draw()
@@ -192,12 +203,15 @@ def main() -> None:
             run(server, arguments.num_requests, arguments.num_clients, arguments.seed)
         )
     problems = report.problems()
-    if report.is_growing:
+    if not report.tells_growth:
+        print(f"{len(report.memory)} s say nothing of the memory: {_LEAST_SAMPLES} s would")
+    elif report.is_growing:
         problems.append(f"the memory grew by {report.growth:.1%}")
     print(f"{report.num_calls} calls, {report.num_hung_up} hung up: {dict(report.outcomes)}")
     print(f"server: {report.counted}")
     mebibytes = [each // (1 << 20) for each in report.memory[:: len(report.memory) // 8 or 1]]
-    print(f"memory: {mebibytes} MiB, grew by {report.growth:+.2%}")
+    growth = f", grew by {report.growth:+.2%}" if report.tells_growth else ""
+    print(f"memory: {mebibytes} MiB{growth}")
     sys.exit("; ".join(problems) or 0)
 
 

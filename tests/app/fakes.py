@@ -132,8 +132,8 @@ class FakeModel:
             priority=priority,
         )
 
-    def check_room(self, deadline: float, client: str, priority: Priority, most_steps: int) -> None:
-        self._engine.check_room(self.name, deadline, client, priority, most_steps)
+    def check_room(self, deadline: float, client: str, priority: Priority, max_steps: int) -> None:
+        self._engine.check_room(self.name, deadline, client, priority, max_steps)
 
     def stats(self) -> EngineStats:
         return self._engine.stats(self.name)
@@ -166,7 +166,7 @@ class FakeModels:
 class Backwards:
     """A running app, its client, and the parts that a test takes hold of."""
 
-    def __init__(self, settings: Settings = SETTINGS, **limits: int) -> None:
+    def __init__(self, settings: Settings = SETTINGS, **limits: Any) -> None:
         settings = settings.model_copy(update=limits)
         names = dict.fromkeys((*settings.translate_model, *settings.summarize_model))
         self.metrics = Metrics()

@@ -20,17 +20,17 @@ def resident_mib():
 
 now = 0.0
 freed = FreedMemory(lambda: now)
-freed.look()
+freed.give_back()
 before = resident_mib()
 kept = []
 for size in range(1, 17):  # each block is too large for the hole that the last one left
     torch.ones(size, 2**20, dtype=torch.uint8)
     kept.append(torch.ones(2**16, dtype=torch.uint8))
 print(resident_mib() - before)
-freed.look()
-print(resident_mib() - before)
+print(int(freed.is_due))
 now = 30.0
-freed.look()
+print(int(freed.is_due))
+freed.give_back()
 print(resident_mib() - before)
 """
 
@@ -39,13 +39,13 @@ print(resident_mib() - before)
 def test_holes_between_blocks_that_stay_are_given_back_once_it_is_time() -> None:
     run = subprocess.run(
         [sys.executable, "-c", _HOLES],
-        env=os.environ,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # the stacks of others would count
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    grown, too_early, given_back = map(float, run.stdout.split())
+    grown, due_before, due_then, given_back = map(float, run.stdout.split())
     assert grown > 50, "the C library keeps what was freed"
-    assert too_early == pytest.approx(grown, abs=5)
+    assert (due_before, due_then) == (0, 1)
     assert given_back < 10, "sixteen small blocks are all that is in use"

@@ -31,7 +31,7 @@ def test_batches_hold_every_source_once_and_waste_little_on_padding(lengths: lis
         for batch in batches:
             lengths = list(map(len, batch))
             for num_others, (last, joining) in enumerate(pairwise(lengths), start=1):
-                assert 0 <= num_others * (joining - last) <= limits.most_padding
+                assert 0 <= num_others * (joining - last) <= limits.max_padding
             assert len(batch) == 1 or len(batch) * lengths[-1] <= limits.max_tokens
 
 
@@ -105,7 +105,7 @@ def test_what_may_share_a_batch_gets_the_outputs_that_it_gets_alone(name: str) -
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 9))
 def test_batches_of_one_shape_hold_every_source_once(lengths: list[int], step: int) -> None:
     sources = [(number,) * length for number, length in enumerate(lengths)]
-    limits = BatchLimits(most_padding=0, max_tokens=60)
+    limits = BatchLimits(max_padding=0, max_tokens=60)
     batches = batch_by_shape(sources, limits, lambda length: -(-length // step) * step)
     assert sorted(source for batch in batches for source in batch) == sorted(sources)
     for batch in batches:

@@ -242,9 +242,8 @@ def with_deadline(deadline: float, client: str = "many") -> Request:
 
 
 def test_a_request_that_would_be_waited_for_in_vain_is_refused_at_once() -> None:
-    scheduler = busy_scheduler(
-        2.0
-    )  # nine wait, two seconds each, and so has itself; a quarter more
+    # Nine wait, two seconds each, and so has itself; a quarter more.
+    scheduler = busy_scheduler(2.0)
     with pytest.raises(DeadlineUnreachableError, match=r"after 25\.0 seconds") as refused:
         scheduler.enqueue(with_deadline(10.0 + 23.5), 0, 10.0)
     assert refused.value.retry_after_s == pytest.approx(1.5)
@@ -568,5 +567,5 @@ def test_a_request_of_unknown_size_is_expected_to_take_the_fewest_steps_of_all()
 def test_what_would_be_refused_for_its_steps_is_refused_before_they_are_known() -> None:
     scheduler = busy_scheduler(2.0)  # nine wait: 22.5 seconds, and 2.5 for three steps
     with pytest.raises(DeadlineUnreachableError):
-        scheduler.check_room("many", "interactive", 10.0 + 24.0, 10.0, most_steps=20)
-    scheduler.check_room("many", "interactive", 10.0 + 24.0, 10.0, most_steps=1)
+        scheduler.check_room("many", "interactive", 10.0 + 24.0, 10.0, max_steps=20)
+    scheduler.check_room("many", "interactive", 10.0 + 24.0, 10.0, max_steps=1)
