@@ -104,7 +104,7 @@ class Encoder:
         """
         if self.may_pad and self.packing != "int8":
             return batch_by_length(sources, self.batch_limits)
-        return batch_by_shape(sources, self.batch_limits, self._own_padded_len)
+        return batch_by_shape(sources, self.batch_limits.max_tokens, self._own_padded_len)
 
     def padded_len(self, batch: Sequence[SourceIds]) -> int:
         """Tokens to which each source of a batch is padded."""
@@ -179,13 +179,13 @@ def batch_by_length(
 
 
 def batch_by_shape(
-    sources: Sequence[SourceIds], limits: BatchLimits, padded_len: Callable[[int], int]
+    sources: Sequence[SourceIds], max_tokens: int, padded_len: Callable[[int], int]
 ) -> list[list[SourceIds]]:
     """Split sources into batches in which all are as long as they are to be, padded or not.
 
     Args:
         sources: In any order.
-        limits: Of each batch; only `max_tokens` counts.
+        max_tokens: Of each batch, padding included.
         padded_len: Tokens to which a source of so many is padded.
     """
     by_shape: dict[tuple[int, bool], list[SourceIds]] = {}
@@ -194,7 +194,7 @@ def batch_by_shape(
         by_shape.setdefault((length, length == len(ids)), []).append(ids)
     batches: list[list[SourceIds]] = []
     for (length, _), alike in by_shape.items():
-        most = max(1, limits.max_tokens // length)
+        most = max(1, max_tokens // length)
         batches += [alike[first : first + most] for first in range(0, len(alike), most)]
     return batches
 

@@ -11,7 +11,6 @@ from model_core.batching import may_pad
 from model_core.encoder import (
     ACCELERATOR_BATCHES,
     CPU_BATCHES,
-    BatchLimits,
     Encoder,
     EncoderOutputCache,
     batch_by_length,
@@ -105,14 +104,14 @@ def test_what_may_share_a_batch_gets_the_outputs_that_it_gets_alone(name: str) -
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 9))
 def test_batches_of_one_shape_hold_every_source_once(lengths: list[int], step: int) -> None:
     sources = [(number,) * length for number, length in enumerate(lengths)]
-    limits = BatchLimits(max_padding=0, max_tokens=60)
-    batches = batch_by_shape(sources, limits, lambda length: -(-length // step) * step)
+    max_tokens = 60
+    batches = batch_by_shape(sources, max_tokens, lambda length: -(-length // step) * step)
     assert sorted(source for batch in batches for source in batch) == sorted(sources)
     for batch in batches:
         padded = {-(-len(source) // step) * step for source in batch}
         assert len(padded) == 1
         assert len({len(source) in padded for source in batch}) == 1
-        assert len(batch) == 1 or len(batch) * padded.pop() <= limits.max_tokens
+        assert len(batch) == 1 or len(batch) * padded.pop() <= max_tokens
 
 
 def test_an_encoder_that_feels_padding_gets_none() -> None:
