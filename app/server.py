@@ -57,7 +57,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
 def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str], None]) -> None:
     keys = ApiKeys.of(settings)
-    service = open_service(settings)
+    service = open_service(settings, has_workers=True)
     config = uvicorn.Config(
         create_app(settings, lambda: service, keys=keys),
         h11_max_incomplete_event_size=settings.max_header_bytes,

@@ -149,7 +149,7 @@ class TextService:
 
     @property
     def _engine_status(self) -> Literal["ready", "rebuilding", "stuck", "dead"]:
-        conditions = {engine.condition for engine in self.routing.engines}
+        conditions = {model.engine.condition for model in self.routing.models}
         if conditions & {"dead", "lost"}:
             return "dead"
         if self.stuck:

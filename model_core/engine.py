@@ -158,6 +158,17 @@ class Engine:
             ledger = self._served[model].ledger
             ledger.check_room(client, priority, deadline, self._clock(), max_steps)
 
+    def has(self, model: str, source_ids: Sequence[int], parameters: GenerationParameters) -> bool:
+        """Whether such a request is in flight, so that another one shares its work."""
+        with self._changed:
+            return self._served[model].ledger.has(tuple(source_ids), parameters)
+
+    @property
+    def work(self) -> float:
+        """What is in flight for all checkpoints, in rows for a step, as is expected."""
+        with self._changed:
+            return sum(served.ledger.work for served in self._served.values())
+
     def stats(self, model: str) -> EngineStats:
         """The load of one checkpoint."""
         with self._changed:

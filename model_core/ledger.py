@@ -1,7 +1,8 @@
 """The life of one checkpoint's requests, from the queue to their end."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from model_core.generation import GenerationParameters
 from model_core.in_flight import InFlight, Subscription
 from model_core.request import Priority, Request, RequestStatus
 from model_core.scheduler import EngineLimits, Scheduler
@@ -24,6 +25,10 @@ class EngineStats:
     slots_total: int
     waiting_tokens: int
     reserved_bytes: int
+
+    def __add__(self, other: "EngineStats") -> "EngineStats":
+        sums = {name: value + getattr(other, name) for name, value in asdict(self).items()}
+        return EngineStats(**sums)
 
 
 class Ledger:
@@ -59,9 +64,18 @@ class Ledger:
         )
 
     @property
+    def work(self) -> float:
+        """See `Scheduler.work`."""
+        return self._scheduler.work
+
+    @property
     def requests(self) -> tuple[Request, ...]:
         """Requests that somebody waits for."""
         return self._in_flight.requests
+
+    def has(self, source_ids: tuple[int, ...], parameters: GenerationParameters) -> bool:
+        """Whether such a request is in flight."""
+        return self._in_flight.has(source_ids, parameters)
 
     @property
     def leaving(self) -> tuple[Request, ...]:

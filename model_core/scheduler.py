@@ -98,6 +98,12 @@ class Scheduler:
         return self._reserved_bytes
 
     @property
+    def work(self) -> float:
+        """Rows that all requests are expected to send through the decoder, over all their steps."""
+        entries = (*self._waiting.values(), *self._running.values())
+        return sum(entry.work for entry in entries)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._running

@@ -29,10 +29,14 @@ class Server:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory of the process that is in use."""
-        lines = Path(f"/proc/{self._pid}/status").read_text(encoding="ascii").splitlines()
-        (line,) = [line for line in lines if line.startswith("VmRSS:")]
-        return int(line.split()[1]) * _KIB
+        """Memory of the process and of its workers that is in use."""
+        statuses = filter(None, map(_status_of, Path("/proc").glob("[0-9]*")))
+        own = str(self._pid)
+        return sum(
+            int(each["VmRSS"].split()[0]) * _KIB
+            for each in statuses
+            if own in (each["Pid"], each["PPid"]) and "VmRSS" in each
+        )
 
     async def samples(self, name: str) -> dict[str, float]:
         """Every sample of a metric, by its labels."""
@@ -44,6 +48,16 @@ class Server:
         """The sum of a metric's samples whose labels have this text."""
         samples = await self.samples(name)
         return sum(value for labels, value in samples.items() if label in labels)
+
+
+def _status_of(process: Path) -> dict[str, str]:
+    """What the system says of a process; nothing where it has just ended."""
+    try:
+        lines = (process / "status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in lines)
+    return {name: value.strip() for name, value in pairs}
 
 
 @contextmanager
