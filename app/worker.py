@@ -10,7 +10,7 @@ from app.native_libraries import set_up_native_libraries
 set_up_native_libraries()  # before torch is imported, hence the late imports below
 
 _NICENESS = 10
-"""Where cores lack, whoever answers the clients goes first: it needs little, and they wait for it."""
+"""Where cores lack, the server goes first: it needs little, and every client waits for it."""
 
 
 def main() -> None:

@@ -1,14 +1,16 @@
 """Several engines that serve the same checkpoints, each in a worker of its own, behind one."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import reduce
 from operator import add, attrgetter
 
 from model_core.engine import Condition, Engine
 from model_core.generation import GenerationParameters
 from model_core.ledger import EngineStats
-from model_core.request import Output, Priority
+from model_core.request import Output, Priority, Prospect
 
 
 class Engines:
@@ -39,16 +41,11 @@ class Engines:
             model, source_ids, parameters, deadline=deadline, client=client, priority=priority
         )
 
-    def check_room(
-        self,
-        model: str,
-        deadline: float,
-        client: str = "",
-        priority: Priority = "interactive",
-        max_steps: int = 1,
-    ) -> None:
-        """See `Engine.check_room`."""
-        _least_loaded(self._able).check_room(model, deadline, client, priority, max_steps)
+    def check_room(self, model: str, prospect: Prospect) -> None:
+        """See `Engine.check_room`; those ahead are spread over the engines."""
+        able = self._able
+        part = replace(prospect, num_ahead=math.ceil(prospect.num_ahead / len(able)))
+        _least_loaded(able).check_room(model, part)
 
     def stats(self, model: str) -> EngineStats:
         """The load of one checkpoint in all engines."""

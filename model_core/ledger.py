@@ -1,10 +1,10 @@
 """The life of one checkpoint's requests, from the queue to their end."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from model_core.generation import GenerationParameters
 from model_core.in_flight import InFlight, Subscription
-from model_core.request import Priority, Request, RequestStatus
+from model_core.request import Prospect, Request, RequestStatus
 from model_core.scheduler import EngineLimits, Scheduler
 
 
@@ -27,8 +27,13 @@ class EngineStats:
     reserved_bytes: int
 
     def __add__(self, other: "EngineStats") -> "EngineStats":
-        sums = {name: value + getattr(other, name) for name, value in asdict(self).items()}
-        return EngineStats(**sums)
+        return EngineStats(
+            waiting=self.waiting + other.waiting,
+            running=self.running + other.running,
+            slots_total=self.slots_total + other.slots_total,
+            waiting_tokens=self.waiting_tokens + other.waiting_tokens,
+            reserved_bytes=self.reserved_bytes + other.reserved_bytes,
+        )
 
 
 class Ledger:
@@ -97,11 +102,9 @@ class Ledger:
             self._scheduler.promote(shared)
         return self._in_flight.subscribe(shared or request, request.deadline)
 
-    def check_room(
-        self, client: str, priority: Priority, deadline: float, now: float, max_steps: int
-    ) -> None:
+    def check_room(self, prospect: Prospect, now: float) -> None:
         """See `Scheduler.check_room`."""
-        self._scheduler.check_room(client, priority, deadline, now, max_steps)
+        self._scheduler.check_room(prospect, now)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """A caller cancelled; nothing happens where the request has ended already."""

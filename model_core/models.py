@@ -19,7 +19,7 @@ from model_core.generation import GenerationLimits
 from model_core.ledger import EngineStats
 from model_core.observer import EngineObserver
 from model_core.own_thread import in_thread_of_its_own
-from model_core.request import Output, Priority
+from model_core.request import Output, Priority, Prospect
 from model_core.runner import ModelRunner
 from model_core.scheduler import EngineLimits
 from model_core.text import PreparedSource, TextProcessor
@@ -88,9 +88,9 @@ class ServedModel:
             priority=priority,
         )
 
-    def check_room(self, deadline: float, client: str, priority: Priority, max_steps: int) -> None:
+    def check_room(self, prospect: Prospect) -> None:
         """Refuse what the engine would refuse for want of room; see `Engine.check_room`."""
-        self.engine.check_room(self.name, deadline, client, priority, max_steps)
+        self.engine.check_room(self.name, prospect)
 
     def stats(self) -> EngineStats:
         """The load of this checkpoint."""
@@ -248,6 +248,8 @@ def _remote_runs(
     observer: EngineObserver | None,
 ) -> dict[str, _Run]:
     """What workers run: the lean checkpoints, on an engine for each worker."""
+    if not workers:
+        return {}
     costs = {name: each.slot_cost for name, each in described.items() if each.slot_cost}
     part = replace(
         limits,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from soak.client import Address
@@ -20,6 +20,7 @@ class Server:
     def __init__(self, url: str, pid: int, log: Path) -> None:
         self.address = Address(url)
         self._pid = pid
+        self._pids = _with_children(pid)
         self._log = log
 
     def seconds_of(self, status: int) -> list[float]:
@@ -30,13 +31,11 @@ class Server:
     @property
     def resident_bytes(self) -> int:
         """Memory of the process and of its workers that is in use."""
-        statuses = filter(None, map(_status_of, Path("/proc").glob("[0-9]*")))
-        own = str(self._pid)
-        return sum(
-            int(each["VmRSS"].split()[0]) * _KIB
-            for each in statuses
-            if own in (each["Pid"], each["PPid"]) and "VmRSS" in each
-        )
+        sizes = [_resident_bytes(pid) for pid in self._pids]
+        if None in sizes:  # a worker was started again
+            self._pids = _with_children(self._pid)
+            sizes = [_resident_bytes(pid) for pid in self._pids]
+        return sum(filter(None, sizes))
 
     async def samples(self, name: str) -> dict[str, float]:
         """Every sample of a metric, by its labels."""
@@ -50,14 +49,24 @@ class Server:
         return sum(value for labels, value in samples.items() if label in labels)
 
 
-def _status_of(process: Path) -> dict[str, str]:
-    """What the system says of a process; nothing where it has just ended."""
+def _with_children(pid: int) -> list[int]:
+    """A process and those that it has started; looks at all there are, which takes a while."""
+    children = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"\nPPid:\t{pid}\n" in (process / "status").read_text(encoding="utf-8"):
+                children.append(int(process.name))
+    return [pid, *children]
+
+
+def _resident_bytes(pid: int) -> int | None:
+    """Of one process; None where it has ended."""
     try:
-        lines = (process / "status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return {}
-    pairs = (line.split(":", 1) for line in lines)
-    return {name: value.strip() for name, value in pairs}
+        return None
+    found = [line for line in lines if line.startswith("VmRSS:")]
+    return int(found[0].split()[1]) * _KIB if found else None
 
 
 @contextmanager

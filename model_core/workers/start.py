@@ -37,7 +37,8 @@ def start_workers(
         encoder_cache_bytes: Bound of each encoder-output cache, 0 for none.
 
     Returns:
-        The workers, and what each of them has loaded, by name.
+        The workers, and what each of them has loaded and keeps, by name. There are none where all
+        checkpoints go through `generate()`.
 
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
@@ -56,4 +57,9 @@ def start_workers(
         if isinstance(error, WorkerLostError):
             raise CheckpointError(f"{error} while it loaded {', '.join(checkpoints)}") from error
         raise
-    return tuple(workers), described[0]
+    kept = {name: each for name, each in described[0].items() if each.slot_cost is not None}
+    if not kept:
+        for worker in workers:
+            worker.close()
+        return (), {}
+    return tuple(workers), kept
