@@ -14,6 +14,7 @@ from app.checkpoint_settings import (
     key_of,
     read_checkpoint_settings,
 )
+from app.logs import LogFormat
 from app.metrics import Metrics
 from app.routing import Routing
 from app.service import TextService
@@ -116,7 +117,12 @@ def worker_options(settings: Settings, sources: Iterable[ModelSource]) -> Worker
         raise CheckpointError(f"{variable('workers')} is {num_workers}: expected {expected}")
     if not num_workers:
         return None
-    return WorkerOptions(num_workers, (sys.executable, "-m", "app.worker", settings.log_format))
+    return WorkerOptions(num_workers, worker_command(settings.log_format))
+
+
+def worker_command(log_format: LogFormat) -> tuple[str, ...]:
+    """Runs a worker process; see `app.worker`."""
+    return (sys.executable, "-m", "app.worker", log_format)
 
 
 def _is_for_cuda(source: ModelSource, settings: Settings) -> bool:

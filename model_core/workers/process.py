@@ -4,8 +4,9 @@ import logging
 import signal
 import socket
 import subprocess  # nosec B404  # our own command
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from typing import Any
 
 from model_core.errors import WorkerKilledError, WorkerLostError
@@ -16,6 +17,7 @@ from model_core.workers.messages import Call, Description, Method, Order, Raised
 
 _logger = logging.getLogger(__name__)
 
+_SHORT_CALL = 1024  # source tokens: as many as fill an encoder batch
 _LAST_STEP_S = 2.0  # for a worker to see that its engine has hung up
 
 
@@ -144,6 +146,23 @@ class Worker:
         return WorkerLostError(f"the worker ended with status {status}")
 
 
+def _parts(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """An admission in calls that are short, for each of which threads are shared out anew.
+
+    In order of length, so that sources that may share an encoder batch stay together.
+    """
+    part: list[Request] = []
+    num_tokens = 0
+    for request in sorted(requests, key=attrgetter("source_len")):
+        if part and num_tokens + request.source_len > _SHORT_CALL:
+            yield part
+            part, num_tokens = [], 0
+        part.append(request)
+        num_tokens += request.source_len
+    if part:
+        yield part
+
+
 class ThreadShare:
     """Threads of torch, for those workers that have something to do.
 
@@ -184,9 +203,10 @@ class RemoteRunner:
         if not self._held:
             self._generation = self._worker.generation
         self._hold(requests)
-        admissions = tuple((each.request_id, each.source_ids, each.parameters) for each in requests)
-        report = self._call("admit", admissions)
-        assert isinstance(report, EncodeReport)
+        report = EncodeReport()
+        for part in _parts(requests):
+            admissions = tuple((each.request_id, each.source_ids, each.parameters) for each in part)
+            report += self._call("admit", admissions)
         return report
 
     def step(self) -> StepReport:
