@@ -107,6 +107,18 @@ def worker_options(settings: Settings, sources: Iterable[ModelSource]) -> Worker
     Raises:
         CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
     """
+    num_workers = resolve_workers(settings, sources)
+    if not num_workers:
+        return None
+    return WorkerOptions(num_workers, (sys.executable, "-m", "app.worker", settings.log_format))
+
+
+def resolve_workers(settings: Settings, sources: Iterable[ModelSource]) -> int:
+    """How many worker processes a server has on this machine, 0 where it decodes itself.
+
+    Raises:
+        CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
+    """
     cuda = [source.name for source in sources if _is_for_cuda(source, settings)]
     num_threads = settings.num_threads or torch.get_num_threads()
     usual = 0 if cuda else min(_FEW_WORKERS, num_threads)
@@ -114,9 +126,7 @@ def worker_options(settings: Settings, sources: Iterable[ModelSource]) -> Worker
     if num_workers and cuda:
         expected = f"0 where {cuda[0]} runs on CUDA: workers are for a CPU"
         raise CheckpointError(f"{variable('workers')} is {num_workers}: expected {expected}")
-    if not num_workers:
-        return None
-    return WorkerOptions(num_workers, (sys.executable, "-m", "app.worker", settings.log_format))
+    return num_workers
 
 
 def _is_for_cuda(source: ModelSource, settings: Settings) -> bool:
