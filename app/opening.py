@@ -108,6 +108,18 @@ def worker_options(settings: Settings, sources: Iterable[ModelSource]) -> Worker
     Raises:
         CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
     """
+    num_workers = resolve_workers(settings, sources)
+    if not num_workers:
+        return None
+    return WorkerOptions(num_workers, worker_command(settings.log_format))
+
+
+def resolve_workers(settings: Settings, sources: Iterable[ModelSource]) -> int:
+    """How many worker processes a server has on this machine, 0 where it decodes itself.
+
+    Raises:
+        CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
+    """
     cuda = [source.name for source in sources if _is_for_cuda(source, settings)]
     num_threads = settings.num_threads or torch.get_num_threads()
     usual = 0 if cuda else min(_FEW_WORKERS, num_threads)
@@ -115,9 +127,7 @@ def worker_options(settings: Settings, sources: Iterable[ModelSource]) -> Worker
     if num_workers and cuda:
         expected = f"0 where {cuda[0]} runs on CUDA: workers are for a CPU"
         raise CheckpointError(f"{variable('workers')} is {num_workers}: expected {expected}")
-    if not num_workers:
-        return None
-    return WorkerOptions(num_workers, worker_command(settings.log_format))
+    return num_workers
 
 
 def worker_command(log_format: LogFormat) -> tuple[str, ...]:
