@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         description="Threads of torch on a CPU, of all workers together; 0 leaves the choice to "
         "torch.",
     )
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    workers: int | Literal["auto"] = Field(
         "auto",
         description="Processes that decode on a CPU, each with a copy of the weights; 0 decodes in "
         "the server's own. `auto`: 2, or 1 where there is a single thread; 0 on CUDA.",
@@ -210,6 +210,13 @@ class Settings(BaseSettings):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         return () if names == ("none",) else names
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _check_workers(cls, value: object) -> object:
+        if value != "auto" and not str(value).isdecimal():
+            raise ValueError("expected a number of processes, 0 or more, or auto")
+        return value
 
     @field_validator("api_keys", mode="before")
     @classmethod
