@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         description="Threads of torch on a CPU, of all workers together; 0 leaves the choice to "
         "torch.",
     )
-    workers: int | Literal["auto"] = Field(
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="Processes that decode on a CPU, each with a copy of the weights; 0 decodes in "
         "the server's own. `auto`: 2, or 1 where there is a single thread; 0 on CUDA.",
