@@ -211,6 +211,13 @@ class Settings(BaseSettings):
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         return () if names == ("none",) else names
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _check_workers(cls, value: object) -> object:
+        if value != "auto" and not str(value).isdecimal():
+            raise ValueError("expected a number of processes, 0 or more, or auto")
+        return value
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _read_none(cls, value: object) -> object:

@@ -14,7 +14,8 @@ TandemError
 ├── EngineClosedError            draining, stopped or dead: nothing new is taken
 ├── DeviceLostError              the device is of no use to this process any more: start another
 └── WorkerLostError              a worker process has ended; another takes its place
-    └── WorkerKilledError        it was killed, as a rule for want of memory
+    ├── WorkerKilledError        it was killed, as a rule for want of memory
+    └── WorkerRestartedError     it ended while it did something else: nobody here is at fault
 """
 
 import reprlib
@@ -133,3 +134,7 @@ class WorkerLostError(TandemError):
 
 class WorkerKilledError(WorkerLostError, MemoryError):
     """A worker process was killed: where the system lacks memory, it does that."""
+
+
+class WorkerRestartedError(WorkerLostError):
+    """A worker process ended while it worked for another checkpoint, and was started again."""

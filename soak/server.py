@@ -20,7 +20,7 @@ class Server:
     def __init__(self, url: str, pid: int, log: Path) -> None:
         self.address = Address(url)
         self._pid = pid
-        self._pids = _with_children(pid)
+        self._pids = [pid, *children_of(pid)]
         self._log = log
 
     def seconds_of(self, status: int) -> list[float]:
@@ -33,7 +33,7 @@ class Server:
         """Memory of the process and of its workers that is in use."""
         sizes = [_resident_bytes(pid) for pid in self._pids]
         if None in sizes:  # a worker was started again
-            self._pids = _with_children(self._pid)
+            self._pids = [self._pid, *children_of(self._pid)]
             sizes = [_resident_bytes(pid) for pid in self._pids]
         return sum(filter(None, sizes))
 
@@ -49,14 +49,14 @@ class Server:
         return sum(value for labels, value in samples.items() if label in labels)
 
 
-def _with_children(pid: int) -> list[int]:
-    """A process and those that it has started; looks at all there are, which takes a while."""
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started; looks at all there are, which takes a while."""
     children = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if f"\nPPid:\t{pid}\n" in (process / "status").read_text(encoding="utf-8"):
                 children.append(int(process.name))
-    return [pid, *children]
+    return children
 
 
 def _resident_bytes(pid: int) -> int | None:

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from operator import attrgetter
 from typing import Any
 
-from model_core.errors import WorkerKilledError, WorkerLostError
+from model_core.errors import WorkerKilledError, WorkerLostError, WorkerRestartedError
 from model_core.request import Request
 from model_core.runner import EncodeReport, StepReport
 from model_core.slot_cost import SlotCost
@@ -234,7 +234,7 @@ class RemoteRunner:
 
     def _call(self, method: Method, argument: Any = None) -> Any:
         if self._generation != self._worker.generation:
-            raise WorkerLostError("the worker was started again")
+            raise WorkerRestartedError("the worker was started again")
         return self._worker.call(self._name, method, argument)
 
     def _hold(self, requests: Sequence[Request]) -> None:
