@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.settings import Settings
 from model_core.errors import QueueFullError
 from model_core.models import ServedModel
-from model_core.request import Output, Priority
+from model_core.request import Output, Prospect
 from model_core.text import PreparedSource
 
 _FEW = 8  # texts of one list that may wait in the engine: enough to fill slots as they fall free
@@ -16,23 +16,17 @@ _MANY = 8  # times the length of the queue: the further texts of everybody's lis
 _RETRY_AFTER_S = 1.0  # texts that wait for a thread or for room move on within about so long
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a call asks room for.
 
     Attributes:
         num_texts: How many.
-        deadline: Of all of them, on `time.monotonic`.
-        client: Whose they are.
-        priority: Their class.
-        max_steps: That each of them may take, or fewer.
+        each: What is known of each of them.
     """
 
     num_texts: int
-    deadline: float
-    client: str
-    priority: Priority
-    max_steps: int
+    each: Prospect
 
 
 @dataclass(slots=True, eq=False)
@@ -41,18 +35,14 @@ class Line:
 
     Attributes:
         backlog: Where they wait.
-        num_texts: All of them.
-        client: Whose they are.
-        priority: Their class.
+        asked: What the call asked room for.
         num_submitted: Those that the engine has got.
         num_decoding: Those that the engine has got and not ended.
         turn: Held by the text that is next.
     """
 
     backlog: "Backlog"
-    num_texts: int
-    client: str = ""
-    priority: Priority = "interactive"
+    asked: Asked
     num_submitted: int = 0
     num_decoding: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -60,7 +50,7 @@ class Line:
     @property
     def num_further(self) -> int:
         """Texts after the first that the engine has not got."""
-        return self.num_texts - max(1, self.num_submitted)
+        return self.asked.num_texts - max(1, self.num_submitted)
 
     async def submit(self, source: PreparedSource, deadline: float) -> asyncio.Future[Output]:
         """Hand the next text to the engine; a further one waits for room.
@@ -75,7 +65,6 @@ class Line:
         """
         async with self.turn:
             future = await self.backlog.submit(self, source, deadline)
-            self.num_submitted += 1
             self.num_decoding += 1
         future.add_done_callback(self._on_end)
         return future
@@ -102,6 +91,7 @@ class Backlog:
         self._model = model
         self._settings = settings
         self._lines: set[Line] = set()
+        self._num_first = 0  # calls whose first text is on its way to the engine
         self._ended = asyncio.Event()
 
     def check_room(self, asked: Asked) -> None:
@@ -110,19 +100,21 @@ class Backlog:
         Raises:
             QueueFullError: Too many are on their way already, here or in the engine.
         """
-        self._check_lines(asked.num_texts, asked.client)
-        self._model.check_room(asked.deadline, asked.client, asked.priority, asked.max_steps)
+        self._check_lines(asked)
+        self._model.check_room(replace(asked.each, num_ahead=self._num_first))
 
     @contextmanager
     def line(self, asked: Asked) -> Iterator[Line]:
         """Room for the texts of one call; raises as `check_room` where there is none."""
         self.check_room(asked)
-        line = Line(self, asked.num_texts, asked.client, asked.priority)
+        line = Line(self, asked)
         self._lines.add(line)
+        self._num_first += 1
         try:
             yield line
         finally:
             self._lines.discard(line)
+            self._num_first -= line.num_submitted == 0
 
     async def submit(
         self, line: Line, source: PreparedSource, deadline: float
@@ -144,14 +136,17 @@ class Backlog:
         if not self._is_turn_of(line, source):
             return None
         try:
+            each = line.asked.each
             future = self._model.submit(
-                source, deadline=deadline, client=line.client, priority=line.priority
+                source, deadline=deadline, client=each.client, priority=each.priority
             )
-            return asyncio.wrap_future(future)
         except QueueFullError:
             if line.num_submitted == 0:
                 raise
             return None
+        self._num_first -= line.num_submitted == 0
+        line.num_submitted += 1
+        return asyncio.wrap_future(future)
 
     def _is_turn_of(self, line: Line, source: PreparedSource) -> bool:
         """Whether a call may have one text more with the engine.
@@ -170,15 +165,17 @@ class Backlog:
             and 2 * tokens <= self._settings.max_waiting_tokens
         )
 
-    def _check_lines(self, num_texts: int, client: str) -> None:
+    def _check_lines(self, asked: Asked) -> None:
         most = self._settings.max_waiting_requests
-        num_first = sum(line.num_submitted == 0 for line in self._lines)
-        if num_first >= most:
-            raise QueueFullError(f"the queue is full: {num_first} calls are new", _RETRY_AFTER_S)
-        if num_texts > 1:
-            own = [line for line in self._lines if line.client == client]
-            _check_lists(own, num_texts - 1, most)
-            _check_lists(self._lines, num_texts - 1, _MANY * most)
+        if self._num_first >= most:
+            reason = f"{self._num_first} calls are new"
+            raise QueueFullError(f"the queue is full: {reason}", _RETRY_AFTER_S)
+        num_further = asked.num_texts - 1
+        if num_further:
+            client = asked.each.client
+            own = [line for line in self._lines if line.asked.each.client == client]
+            _check_lists(own, num_further, most)
+            _check_lists(self._lines, num_further, _MANY * most)
 
 
 def _check_lists(lines: Iterable[Line], num_new: int, most: int) -> None:

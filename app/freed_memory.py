@@ -37,6 +37,11 @@ class FreedMemory:
         """Whether it is time."""
         return self._trim is not None and self._clock() >= self._due
 
+    def give_back_if_due(self) -> None:
+        """Give back what is free where it is time."""
+        if self.is_due:
+            self.give_back()
+
     def give_back(self) -> None:
         """Give back what is free; who allocates meanwhile waits, some 10 ms for each 100 MiB."""
         if self._trim is not None:

@@ -1,9 +1,12 @@
 """From settings to a service: which checkpoints to load, and how."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from app.checkpoint_settings import (
     CheckpointSettings,
@@ -11,10 +14,11 @@ from app.checkpoint_settings import (
     key_of,
     read_checkpoint_settings,
 )
+from app.logs import LogFormat
 from app.metrics import Metrics
 from app.routing import Routing
 from app.service import TextService
-from app.settings import SHIPPED, Settings
+from app.settings import SHIPPED, Settings, variable
 from model_core.bounds import LoweredBounds
 from model_core.checkpoint import CheckpointOptions
 from model_core.errors import CheckpointError
@@ -23,13 +27,20 @@ from model_core.models import ModelSource, load_models
 from model_core.repository import Repository
 from model_core.scheduler import EngineLimits
 from model_core.spelling import did_you_mean
+from model_core.workers.start import WorkerOptions
+
+_FEW_WORKERS = 2
+"""Each has a copy of the weights, so that nobody gets many without asking for them."""
 
 
-def open_service(settings: Settings, *, is_partial: bool = False) -> TextService:
+def open_service(
+    settings: Settings, *, is_partial: bool = False, has_workers: bool = False
+) -> TextService:
     """A service whose checkpoints are loaded; it answers once its models are started.
 
     Args:
         settings: The operator's.
+        has_workers: Whether checkpoints go to worker processes, if the settings say so.
         is_partial: Whether some checkpoints of the set-up are left out on purpose, so that the
             file of checkpoint settings may name others.
 
@@ -56,6 +67,7 @@ def open_service(settings: Settings, *, is_partial: bool = False) -> TextService
         num_threads=settings.num_threads,
         cuda_memory_fraction=settings.cuda_memory_fraction,
         observer=metrics,
+        workers=worker_options(settings, sources.values()) if has_workers else None,
     )
     routing = Routing(
         loaded,
@@ -88,6 +100,44 @@ def configured_sources(
     if not is_partial:
         check_names(settings.checkpoints_file, own_settings, sources)
     return with_settings(sources, own_settings, options, settings.checkpoints_file)
+
+
+def worker_options(settings: Settings, sources: Iterable[ModelSource]) -> WorkerOptions | None:
+    """The worker processes of a server; None where it decodes itself.
+
+    Raises:
+        CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
+    """
+    num_workers = resolve_workers(settings, sources)
+    if not num_workers:
+        return None
+    return WorkerOptions(num_workers, worker_command(settings.log_format))
+
+
+def resolve_workers(settings: Settings, sources: Iterable[ModelSource]) -> int:
+    """How many worker processes a server has on this machine, 0 where it decodes itself.
+
+    Raises:
+        CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
+    """
+    cuda = [source.name for source in sources if _is_for_cuda(source, settings)]
+    num_threads = settings.num_threads or torch.get_num_threads()
+    usual = 0 if cuda else min(_FEW_WORKERS, num_threads)
+    num_workers = usual if settings.workers == "auto" else settings.workers
+    if num_workers and cuda:
+        expected = f"0 where {cuda[0]} runs on CUDA: workers are for a CPU"
+        raise CheckpointError(f"{variable('workers')} is {num_workers}: expected {expected}")
+    return num_workers
+
+
+def worker_command(log_format: LogFormat) -> tuple[str, ...]:
+    """Runs a worker process; see `app.worker`."""
+    return (sys.executable, "-m", "app.worker", log_format)
+
+
+def _is_for_cuda(source: ModelSource, settings: Settings) -> bool:
+    device = settings.device if source.options is None else source.options.device
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def engine_limits(settings: Settings) -> EngineLimits:

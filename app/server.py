@@ -32,6 +32,8 @@ _LAST_ANSWERS_S = 5  # after draining, for answers on their way to slow clients
 # overload.
 _SWITCH_INTERVAL_S = 0.0005
 
+_ROUNDS_UNTIL_FULL = 200  # of the garbage collector: under full load, most of a minute
+
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; returns once what was in flight has ended.
@@ -57,7 +59,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
 def _serve(listener: socket.socket, settings: Settings, announce: Callable[[str], None]) -> None:
     keys = ApiKeys.of(settings)
-    service = open_service(settings)
+    service = open_service(settings, has_workers=True)
     config = uvicorn.Config(
         create_app(settings, lambda: service, keys=keys),
         h11_max_incomplete_event_size=settings.max_header_bytes,
@@ -161,12 +163,15 @@ class _Server(uvicorn.Server):
 
 
 def _freeze_heap() -> None:
-    """Let the garbage collector pass over what stays for good.
+    """Let the garbage collector pass over what stays for good, and seldom over what stays long.
 
-    To look through a loaded server takes a quarter of a second, in which nothing else happens.
+    To look through a loaded server takes a quarter of a second, in which nothing else happens;
+    through hundreds of calls in flight it takes 60 ms.
     """
     gc.collect()
     gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _ROUNDS_UNTIL_FULL)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -41,7 +41,7 @@ from model_core.errors import (
 )
 from model_core.generation import Task
 from model_core.models import ServedModel
-from model_core.request import Output, Priority
+from model_core.request import Output, Priority, Prospect
 from model_core.text import PreparedSource
 
 # Tokenizers release the GIL but not the cores: more threads would only take time from decoding.
@@ -149,7 +149,7 @@ class TextService:
 
     @property
     def _engine_status(self) -> Literal["ready", "rebuilding", "stuck", "dead"]:
-        conditions = {engine.condition for engine in self.routing.engines}
+        conditions = {model.engine.condition for model in self.routing.models}
         if conditions & {"dead", "lost"}:
             return "dead"
         if self.stuck:
@@ -371,13 +371,14 @@ class TextService:
 
 def _asked_of(call: _Call, model: ServedModel) -> Asked:
     parameters = call.body.parameters
-    return Asked(
-        num_texts=len(call.body.texts),
+    each = Prospect(
         deadline=call.deadline,
         client=call.caller.client,
         priority=call.priority,
         max_steps=model.text.least_max_steps(parameters.max_length, parameters.max_new_tokens),
+        source_len=model.text.expected_source_len(call.body.texts[0]),
     )
+    return Asked(len(call.body.texts), each)
 
 
 @contextmanager
@@ -393,6 +394,8 @@ def _located(call: _Call, index: int) -> Iterator[None]:
 
 async def _gather(work: Sequence[Coroutine[None, None, _T]]) -> list[_T]:
     """Results in order; the first failure cancels the rest and waits until they have ended."""
+    if len(work) == 1:
+        return [await work[0]]  # as most calls: no task, and no turn of the loop for it
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         return await asyncio.gather(*tasks)

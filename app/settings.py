@@ -103,11 +103,19 @@ class Settings(BaseSettings):
         False, description="Run the Python code that comes with a checkpoint."
     )
     num_threads: int = Field(
-        0, ge=0, description="Threads of torch on a CPU; 0 leaves the choice to torch."
+        0,
+        ge=0,
+        description="Threads of torch on a CPU, of all workers together; 0 leaves the choice to "
+        "torch.",
+    )
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Processes that decode on a CPU, each with a copy of the weights; 0 decodes in "
+        "the server's own. `auto`: 2, or 1 where there is a single thread; 0 on CUDA.",
     )
 
     max_running_requests: int = Field(
-        128, ge=1, description="Requests decoded together, per model."
+        128, ge=1, description="Requests decoded together, per model and worker."
     )
     max_waiting_requests: int = Field(
         512, ge=1, description="Requests that may wait, per model; beyond: 503."
@@ -119,7 +127,9 @@ class Settings(BaseSettings):
         4096, ge=1, description="Source tokens encoded between two steps."
     )
     max_cache_bytes: int = Field(
-        2 * 1024**3, ge=1, description="Memory for the attention caches, per model, on a CPU."
+        2 * 1024**3,
+        ge=1,
+        description="Memory for the attention caches, per model and worker, on a CPU.",
     )
     cuda_memory_fraction: float = Field(
         0.8,
@@ -131,7 +141,8 @@ class Settings(BaseSettings):
     encoder_cache_bytes: int = Field(
         64 * 1024**2,
         ge=0,
-        description="Memory for encoder outputs of recent sources, per model; 0 keeps none.",
+        description="Memory for encoder outputs of recent sources, per model and worker; 0 keeps "
+        "none.",
     )
     max_num_beams: int = Field(16, ge=1, description="Largest `num_beams` of a request.")
     max_source_tokens: int = Field(
@@ -199,6 +210,13 @@ class Settings(BaseSettings):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         return () if names == ("none",) else names
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _check_workers(cls, value: object) -> object:
+        if value != "auto" and not str(value).isdecimal():
+            raise ValueError("expected a number of processes, 0 or more, or auto")
+        return value
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -83,18 +83,23 @@ class Library(ABC):
 
 
 class Tandem(Library):
-    """The engine as the service sets it up, driven step by step as its own thread does."""
+    """The engine as the service sets it up.
+
+    With several workers it runs in their processes, as a server's does; with one it is driven here,
+    step by step, as the engine's own thread does.
+    """
 
     max_running_requests: int | None = None
     """Other than the server's own choice."""
 
     def load(self) -> None:
         """See `Library`."""
-        from app.opening import engine_limits
+        from app.opening import engine_limits, worker_command
         from app.settings import Settings
         from model_core.checkpoint import CheckpointOptions
         from model_core.generation import GenerationLimits
         from model_core.models import ModelSource, load_models
+        from model_core.workers.start import WorkerOptions
 
         options: dict[str, Any] = {"dtype": self.knobs.dtype, "device": self.knobs.device}
         # All requests are there at once; how many run together is the server's own choice.
@@ -104,23 +109,29 @@ class Tandem(Library):
         if self.max_running_requests is not None:
             limits = replace(limits, max_running_requests=self.max_running_requests)
         source = ModelSource("model", str(self.folder))
+        num_workers = self.knobs.num_workers
+        workers = WorkerOptions(num_workers, worker_command("text")) if num_workers > 1 else None
         loaded = load_models(
             [source],
             CheckpointOptions(**options),
             limits,
             GenerationLimits(),
-            num_threads=self.knobs.num_threads,
+            num_threads=self.knobs.num_threads * num_workers,
+            workers=workers,
         )
+        if workers is not None:
+            loaded.start()
         self._served = loaded.models["model"]
         if self._served.reason is not None:
             raise ValueError(f"no lean decoder: {self._served.reason}")
 
     def decode(self, items: Sequence[Item]) -> list[Answer]:
         """See `Library`."""
-        futures = [self._submit(item) for item in items]
-        while self.step():
-            pass
-        outputs = [future.result(timeout=0) for future in futures]
+        futures = self._submit(items)
+        if self.knobs.num_workers == 1:
+            while self.step():
+                pass
+        outputs = [future.result() for future in futures]
         detokenize = self._served.text.detokenize
         return [
             Answer(detokenize(output.best.token_ids), output.generated_tokens) for output in outputs
@@ -128,19 +139,22 @@ class Tandem(Library):
 
     def begin(self, items: Sequence[Item]) -> None:
         """Admit requests, for `step`."""
-        self._futures = [self._submit(item) for item in items]
+        self._submit(items)
 
     def step(self) -> bool:
         """One step of all requests; whether there was one."""
         return self._served.engine.step()
 
-    def _submit(self, item: Item) -> Any:
+    def _submit(self, items: Sequence[Item]) -> list[Any]:
+        """Futures of requests that come at once."""
+        prepared = [self._prepare(item) for item in items]
+        return [self._served.submit(each) for each in prepared]
+
+    def _prepare(self, item: Item) -> Any:
         from model_core.generation import GenerationOverrides
 
         overrides = GenerationOverrides(**cast(Any, item.parameters))
-        return self._served.submit(
-            self._served.text.prepare(item.text, task=self.task, overrides=overrides)
-        )
+        return self._served.text.prepare(item.text, task=self.task, overrides=overrides)
 
 
 class BatchLibrary(Library):

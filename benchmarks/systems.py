@@ -80,9 +80,9 @@ def _peer_server(module: str) -> Command:
 
 _BATCHING = _peer_server("benchmarks.batching_server")
 _LITSERVE = _peer_server("benchmarks.litserve_server")
-_OURS = System(Tandem, Knobs(), _tandem_server, ready_path="/ready", is_ours=True)
 _STATIC = Knobs(length_slack=0.25)
 _SIDE_BY_SIDE = replace(_STATIC, num_threads=1, num_workers=_STATIC.num_threads)
+_OURS = System(Tandem, Knobs(), _tandem_server, _SIDE_BY_SIDE, ready_path="/ready", is_ours=True)
 _CTRANSLATE2 = System(CTranslate2, _STATIC, _BATCHING, _SIDE_BY_SIDE)
 
 LIBRARIES: dict[str, type[Library]] = {
@@ -95,7 +95,9 @@ LIBRARIES_BY_CLASS = {library: name for name, library in LIBRARIES.items()}
 
 SYSTEMS: dict[str, System] = {
     "tandem": _OURS,
-    "tandem-int8": replace(_OURS, knobs=Knobs(dtype="int8")),
+    "tandem-int8": replace(
+        _OURS, knobs=Knobs(dtype="int8"), offline=replace(_SIDE_BY_SIDE, dtype="int8")
+    ),
     "transformers": System(Transformers, _STATIC),
     "fastapi": System(Transformers, Knobs(max_batch_size=1), _BATCHING, decodes_offline=False),
     "litserve": System(Transformers, _STATIC, _LITSERVE, decodes_offline=False),
@@ -105,7 +107,7 @@ SYSTEMS: dict[str, System] = {
         knobs=replace(_STATIC, dtype="int8"),
         offline=replace(_SIDE_BY_SIDE, dtype="int8"),
     ),
-    "products": System(Products, Knobs()),
+    "products": System(Products, Knobs(), offline=_SIDE_BY_SIDE),
 }
 """`products` is the limit: matrix products alone."""
 

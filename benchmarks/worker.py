@@ -10,7 +10,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from benchmarks.checkpoints import checkpoint_folder
@@ -71,13 +72,27 @@ def _timed(call: Any) -> float:
     return time.perf_counter() - started
 
 
-def answer(library: Library, workload: Workload, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The answers to lines of standard input."""
+def answer(
+    library: Library,
+    load_alone: Callable[[], Library],
+    workload: Workload,
+    lines: Iterator[str],
+) -> Iterator[dict[str, Any]]:
+    """The answers to lines of standard input.
+
+    Args:
+        library: Decodes.
+        load_alone: Gives the same library in this process and with all threads, for single steps.
+        workload: Of the requests.
+        lines: See above.
+    """
+    alone: Library | None = None
     for line in lines:
         order = json.loads(line)
         if "steps" in order:
-            assert isinstance(library, Tandem | Products)
-            yield steps(library, workload, order["steps"])
+            alone = alone or load_alone()
+            assert isinstance(alone, Tandem | Products)
+            yield steps(alone, workload, order["steps"])
         else:
             yield decode(library, workload, order["decode"], order["seed"])
 
@@ -93,14 +108,15 @@ def main() -> None:
     knobs = system.offline or system.knobs
     if arguments.knobs is not None:
         knobs = Knobs(**arguments.knobs)
+    load = partial(system.library, checkpoint_folder(workload.checkpoint), workload.task)
     try:
-        library = system.library(checkpoint_folder(workload.checkpoint), workload.task, knobs)
+        library = load(knobs)
         library.decode(workload.items(2, seed=-1))  # warm-up
     except (ImportError, ValueError) as error:
         print(json.dumps(str(error)), flush=True)
         return
     print(json.dumps(""), flush=True)
-    for result in answer(library, workload, sys.stdin):
+    for result in answer(library, partial(load, system.knobs), workload, sys.stdin):
         print(json.dumps(result), flush=True)
 
 

@@ -20,7 +20,17 @@ OWN_VALUES = {
 }
 """Settings that the chart decides, or takes from values of their own."""
 
-_KEPT = ("type", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_KEPT = (
+    "type",
+    "enum",
+    "const",
+    "pattern",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+)
+_SCALARS = ("string", "integer", "number", "boolean")
 
 
 def offered_settings() -> list[str]:
@@ -42,9 +52,13 @@ def values_schema() -> dict[str, Any]:
 
 def _setting_schema(of_service: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers and flags as they are; what the service reads from a text is a text."""
-    schema = {name: of_service[name] for name in _KEPT if name in of_service}
-    if schema.get("type") not in ("string", "integer", "number", "boolean"):
-        schema = {"type": "string"}
+    either = [
+        {name: each[name] for name in _KEPT if name in each}
+        for each in of_service.get("anyOf", [of_service])
+    ]
+    if any(each.get("type") not in _SCALARS for each in either):
+        either = [{"type": "string"}]
+    schema = either[0] if len(either) == 1 else {"anyOf": either}
     return {**schema, "description": of_service["description"]}
 
 

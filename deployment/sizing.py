@@ -29,10 +29,7 @@ _WORKLOADS = (
     Workload(source_len=1024, max_length=256, num_beams=4),
 )
 _STARTS: dict[str, Any] = {"decoder_start_token_id": 0}
-_MACHINES: tuple[tuple[int, str, DType], ...] = (
-    (8 * _GiB, "cpu", "float32"),
-    (24 * _GiB, "cuda", "float16"),
-)
+_DEVICES: tuple[tuple[str, DType], ...] = (("cpu", "float32"), ("cuda", "float16"))
 
 
 def _of_width(width: int, layers: int, heads: int, **others: Any) -> dict[str, Any]:
@@ -91,8 +88,9 @@ def sizing_table() -> str:
         cost = slot_cost_of(on_cpu)
         slots = [size(workload.slot_bytes(cost)) for workload in _WORKLOADS]
         fitting = [
-            _num_slots(shape, memory, settings)
-            for shape, (memory, _, _) in zip((on_cpu, on_cuda), _MACHINES, strict=True)
+            _num_slots(on_cpu, 8 * _GiB, settings, num_workers=1),
+            _num_slots(on_cpu, 8 * _GiB, settings, num_workers=2),
+            _num_slots(on_cuda, 24 * _GiB, settings, num_workers=0),
         ]
         cells = [
             name,
@@ -106,11 +104,12 @@ def sizing_table() -> str:
     return "\n".join(rows)
 
 
-def _num_slots(shape: Shape, memory_bytes: int, settings: Settings) -> str:
+def _num_slots(shape: Shape, memory_bytes: int, settings: Settings, *, num_workers: int) -> str:
     try:
-        return str(make_plan(shape, _WORKLOADS[1], memory_bytes, settings).num_slots)
+        plan = make_plan(shape, _WORKLOADS[1], memory_bytes, settings, num_workers=num_workers)
     except PlanError:
         return "none"
+    return str(plan.num_slots)
 
 
 def _read_all() -> Iterator[tuple[str, Shape, Shape]]:
@@ -127,11 +126,12 @@ def _read_all() -> Iterator[tuple[str, Shape, Shape]]:
 def _read(folder: str) -> list[Shape]:
     return [
         read_shape(folder, CheckpointOptions(device=device, dtype=dtype))
-        for _, device, dtype in _MACHINES
+        for device, dtype in _DEVICES
     ]
 
 
 _HEAD = """\
 | shape | parameters | weights | a token | slot: 128 in, 128 out | the same, 4 beams | \
-1024 in, 256 out, 4 beams | slots in 8 GiB | slots on 24 GiB, float16 |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+1024 in, 256 out, 4 beams | slots in 8 GiB, 1 worker | each of 2 workers | \
+slots on 24 GiB, float16 |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""

@@ -4,8 +4,8 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -127,6 +127,10 @@ class Checkpoint:
     dtype: torch.dtype
     add_special_tokens: bool = True
     global_attention: GlobalAttention = "none"
+
+    def without_model(self) -> "Checkpoint":
+        """The same for a process in which the model does not run."""
+        return replace(self, model=cast(PreTrainedModel, None))
 
 
 def load_checkpoint(

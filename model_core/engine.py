@@ -24,7 +24,7 @@ from model_core.in_flight import Subscription
 from model_core.isolation import IsolatingRunner
 from model_core.ledger import EngineStats, Ledger
 from model_core.observer import EngineObserver, NullObserver, Outcome
-from model_core.request import Output, Priority, Request, RequestStatus
+from model_core.request import Output, Priority, Prospect, Request, RequestStatus
 from model_core.runner import ModelRunner, StepReport
 from model_core.scheduler import EngineLimits
 
@@ -134,29 +134,29 @@ class Engine:
         subscription.future.add_done_callback(partial(self._on_done, served, subscription))
         return subscription.future
 
-    def check_room(
-        self,
-        model: str,
-        deadline: float,
-        client: str = "",
-        priority: Priority = "interactive",
-        max_steps: int = 1,
-    ) -> None:
+    def check_room(self, model: str, prospect: Prospect) -> None:
         """Refuse a request of any size that would be refused; spares the work of preparing it.
 
         Args:
             model: See `submit`.
-            deadline: See `submit`.
-            client: See `submit`.
-            priority: See `submit`.
-            max_steps: That the request may take, or fewer.
+            prospect: What is known of the request.
 
         Raises:
             QueueFullError: Too much is waiting, or too much for its deadline.
         """
         with self._changed:
-            ledger = self._served[model].ledger
-            ledger.check_room(client, priority, deadline, self._clock(), max_steps)
+            self._served[model].ledger.check_room(prospect, self._clock())
+
+    def has(self, model: str, source_ids: Sequence[int], parameters: GenerationParameters) -> bool:
+        """Whether such a request is in flight, so that another one shares its work."""
+        with self._changed:
+            return self._served[model].ledger.has(tuple(source_ids), parameters)
+
+    @property
+    def work(self) -> float:
+        """What is in flight for all checkpoints, in rows for a step, as is expected."""
+        with self._changed:
+            return sum(served.ledger.work for served in self._served.values())
 
     def stats(self, model: str) -> EngineStats:
         """The load of one checkpoint."""

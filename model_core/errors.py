@@ -12,7 +12,10 @@ TandemError
 ├── DeadlineExceededError        accepted, but not finished in time
 ├── RequestFailedError           its own step raised; its batch mates go on
 ├── EngineClosedError            draining, stopped or dead: nothing new is taken
-└── DeviceLostError              the device is of no use to this process any more: start another
+├── DeviceLostError              the device is of no use to this process any more: start another
+└── WorkerLostError              a worker process has ended; another takes its place
+    ├── WorkerKilledError        it was killed, as a rule for want of memory
+    └── WorkerRestartedError     it ended while it did something else: nobody here is at fault
 """
 
 import reprlib
@@ -123,3 +126,15 @@ class EngineClosedError(TandemError):
 
 class DeviceLostError(TandemError):
     """The device failed for good, as after a sticky CUDA error: only a new process can use it."""
+
+
+class WorkerLostError(TandemError):
+    """A worker process has ended, and what it held is to be run again in another."""
+
+
+class WorkerKilledError(WorkerLostError, MemoryError):
+    """A worker process was killed: where the system lacks memory, it does that."""
+
+
+class WorkerRestartedError(WorkerLostError):
+    """A worker process ended while it worked for another checkpoint, and was started again."""

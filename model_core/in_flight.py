@@ -62,6 +62,10 @@ class InFlight:
         """A request in flight whose result is also this one's."""
         return self._shared.get(_key(request))
 
+    def has(self, source_ids: tuple[int, ...], parameters: GenerationParameters) -> bool:
+        """Whether such a request is in flight."""
+        return (source_ids, parameters) in self._shared
+
     def add(self, request: Request) -> None:
         """Track a new request; it needs a subscription at once."""
         self._subscriptions[request] = set()

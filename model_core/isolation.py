@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
-from model_core.errors import DeviceLostError
+from model_core.errors import DeviceLostError, WorkerLostError, WorkerRestartedError
 from model_core.memory import is_out_of_memory
 from model_core.request import Request
 from model_core.runner import EncodeReport, ModelRunner, StepReport
@@ -21,7 +21,8 @@ class IsolatingRunner:
     are re-run from their sources, half of them at a time, and halves that fail are halved again.
     A request that fails alone is at fault; the others finish as if nothing had happened. A failure
     that comes from the size of the batch, such as a lack of memory, heals in this way too, and
-    `pop_overload` tells how many were too many. A device that is lost is nobody's fault: that
+    `pop_overload` tells how many were too many. A worker that ends may have been killed by anybody:
+    a request that was alone in it is run once more. A device that is lost is nobody's fault: that
     error goes on to the engine.
 
     Meanwhile nothing else may be admitted (`is_isolating`): a suspect in ever new company would
@@ -57,7 +58,7 @@ class IsolatingRunner:
         except Exception as error:
             _logger.exception("encoding failed with requests %s", _ids(newcomers))
             self._note_overload(error)
-            self._isolate(*((earlier, newcomers) if earlier else _halves(newcomers)))
+            self._isolate(error, *((earlier, newcomers) if earlier else _halves(newcomers)))
             return EncodeReport()
 
     def step(self) -> StepReport:
@@ -71,7 +72,7 @@ class IsolatingRunner:
         except Exception as error:
             _logger.exception("a step failed with requests %s", _ids(self._running))
             self._note_overload(error)
-            self._isolate(*_halves(tuple(self._running)))
+            self._isolate(error, *_halves(tuple(self._running)))
             return StepReport((), 0)
         for request in (*report.failed, *(request for request, _ in report.finished)):
             del self._running[request]
@@ -110,18 +111,24 @@ class IsolatingRunner:
         return too_many
 
     def _note_overload(self, error: Exception) -> None:
-        if is_out_of_memory(error) and not self._is_isolating:
+        if is_out_of_memory(error) and not self._is_isolating and len(self._running) > 1:
             self._overload = len(self._running)
+
+    def _may_be_of_others(self, error: Exception) -> bool:
+        """Whether even a request that was alone may have nothing to do with an error."""
+        if isinstance(error, WorkerRestartedError):
+            return True
+        return isinstance(error, WorkerLostError) and not self._is_isolating
 
     def _next_suspects(self) -> _Requests:
         return self._suspects.popleft() if self._suspects and not self._running else ()
 
-    def _isolate(self, *groups: _Requests) -> None:
+    def _isolate(self, error: Exception, *groups: _Requests) -> None:
         """Re-run the groups one after the other; a request that was alone is at fault."""
         self._running.clear()
         self._runner.reset()
         suspects = [group for group in groups if group]
-        if sum(map(len, suspects)) == 1:
+        if sum(map(len, suspects)) == 1 and not self._may_be_of_others(error):
             self._failed.extend(suspects[0])
             self._overload = 0
         else:

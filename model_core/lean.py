@@ -43,15 +43,13 @@ class LeanRunner:
         self._stop_strings = stop_strings
         self._layout = decoder.cache_layout
         self._pool = KeyValuesPool(self._layout)
-        self._slot_cost = SlotCost(self._layout, decoder.vocab_size)
+        self.slot_cost = SlotCost(self._layout, decoder.vocab_size)
+        """What a slot costs."""
         self._groups: list[Group] = []
 
     def cost_bytes(self, request: Request) -> int:
         """See `ModelRunner`."""
-        parameters = request.parameters
-        return self._slot_cost.bytes(
-            request.source_len, parameters.max_length, parameters.num_hypotheses
-        )
+        return self.slot_cost.of(request)
 
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> EncodeReport:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from model_core.generation import GenerationParameters
 from model_core.in_flight import InFlight, Subscription
-from model_core.request import Priority, Request, RequestStatus
+from model_core.request import Prospect, Request, RequestStatus
 from model_core.scheduler import EngineLimits, Scheduler
 
 
@@ -24,6 +25,15 @@ class EngineStats:
     slots_total: int
     waiting_tokens: int
     reserved_bytes: int
+
+    def __add__(self, other: "EngineStats") -> "EngineStats":
+        return EngineStats(
+            waiting=self.waiting + other.waiting,
+            running=self.running + other.running,
+            slots_total=self.slots_total + other.slots_total,
+            waiting_tokens=self.waiting_tokens + other.waiting_tokens,
+            reserved_bytes=self.reserved_bytes + other.reserved_bytes,
+        )
 
 
 class Ledger:
@@ -59,9 +69,18 @@ class Ledger:
         )
 
     @property
+    def work(self) -> float:
+        """See `Scheduler.work`."""
+        return self._scheduler.work
+
+    @property
     def requests(self) -> tuple[Request, ...]:
         """Requests that somebody waits for."""
         return self._in_flight.requests
+
+    def has(self, source_ids: tuple[int, ...], parameters: GenerationParameters) -> bool:
+        """Whether such a request is in flight."""
+        return self._in_flight.has(source_ids, parameters)
 
     @property
     def leaving(self) -> tuple[Request, ...]:
@@ -83,11 +102,9 @@ class Ledger:
             self._scheduler.promote(shared)
         return self._in_flight.subscribe(shared or request, request.deadline)
 
-    def check_room(
-        self, client: str, priority: Priority, deadline: float, now: float, max_steps: int
-    ) -> None:
+    def check_room(self, prospect: Prospect, now: float) -> None:
         """See `Scheduler.check_room`."""
-        self._scheduler.check_room(client, priority, deadline, now, max_steps)
+        self._scheduler.check_room(prospect, now)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """A caller cancelled; nothing happens where the request has ended already."""

@@ -1,26 +1,31 @@
 """Loaded checkpoints behind one API, whichever way their tokens are made."""
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import torch
 
 from model_core.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
-from model_core.choose_runner import GENERATE, choose_runner
+from model_core.choose_runner import GENERATE, RunnerChoice, choose_runner
 from model_core.cuda.planning import CudaPlan, free_bytes
 from model_core.cuda.runner import PooledRunner
 from model_core.engine import Engine
+from model_core.engines import Engines
 from model_core.generation import GenerationLimits
 from model_core.ledger import EngineStats
 from model_core.observer import EngineObserver
 from model_core.own_thread import in_thread_of_its_own
-from model_core.request import Output, Priority
+from model_core.request import Output, Priority, Prospect
 from model_core.runner import ModelRunner
 from model_core.scheduler import EngineLimits
 from model_core.text import PreparedSource, TextProcessor
+from model_core.workers.messages import Description
+from model_core.workers.process import RemoteRunner, Worker
+from model_core.workers.start import WorkerOptions, start_workers
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +56,7 @@ class ServedModel:
         family: `bert`, `gpt2`, `bart`, `t5`, or `generate` where there is no lean decoder.
         checkpoint: What was loaded.
         text: Texts to sources and back.
-        engine: The engine that runs it.
+        engine: The engine that runs it, or those of several workers.
         reason: Why its family is `generate`; None for the others.
         cache_bytes: Memory of its attention caches, allocated when it was loaded; None where they
             grow with the requests.
@@ -61,7 +66,7 @@ class ServedModel:
     family: str
     checkpoint: Checkpoint
     text: TextProcessor
-    engine: Engine
+    engine: Engine | Engines
     reason: str | None = None
     cache_bytes: int | None = None
 
@@ -83,9 +88,9 @@ class ServedModel:
             priority=priority,
         )
 
-    def check_room(self, deadline: float, client: str, priority: Priority, max_steps: int) -> None:
+    def check_room(self, prospect: Prospect) -> None:
         """Refuse what the engine would refuse for want of room; see `Engine.check_room`."""
-        self.engine.check_room(self.name, deadline, client, priority, max_steps)
+        self.engine.check_room(self.name, prospect)
 
     def stats(self) -> EngineStats:
         """The load of this checkpoint."""
@@ -93,11 +98,18 @@ class ServedModel:
 
 
 class ModelSet:
-    """All checkpoints of a process, started and stopped together."""
+    """All checkpoints of a process, started and stopped together.
 
-    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+    Args:
+        models: By name.
+        workers: Processes that some of them are in.
+    """
+
+    def __init__(self, models: Mapping[str, ServedModel], workers: Sequence[Worker] = ()) -> None:
         self.models = dict(models)
-        self.engines = tuple(dict.fromkeys(model.engine for model in models.values()))
+        self.workers = tuple(workers)
+        engines = [each for model in models.values() for each in _engines_of(model)]
+        self.engines = tuple(dict.fromkeys(engines))
 
     def start(self) -> None:
         """Start every loop."""
@@ -112,6 +124,12 @@ class ModelSet:
         """
         for engine in self.engines:
             engine.close(timeout)
+        for worker in self.workers:
+            worker.close()
+
+
+def _engines_of(model: ServedModel) -> tuple[Engine, ...]:
+    return model.engine.engines if isinstance(model.engine, Engines) else (model.engine,)
 
 
 @in_thread_of_its_own
@@ -125,11 +143,13 @@ def load_models(
     num_threads: int = 0,
     cuda_memory_fraction: float = 0.8,
     observer: EngineObserver | None = None,
+    workers: WorkerOptions | None = None,
 ) -> ModelSet:
     """Load checkpoints and give each its engine; nothing runs before `ModelSet.start`.
 
-    Lean checkpoints share one engine and take turns. A checkpoint that goes through `generate()`
-    blocks for whole requests, so it has an engine of its own.
+    Lean checkpoints share one engine and take turns; where there are workers, each of those has
+    such an engine. A checkpoint that goes through `generate()` blocks for whole requests, so it has
+    an engine of its own, and it is in this process.
 
     Loading runs in a thread of its own, with whose end its OpenMP threads end. While there are more
     of them than processors, even idle ones, libgomp lets none wait actively, and a step of the
@@ -138,25 +158,36 @@ def load_models(
     Args:
         sources: Which checkpoints, under which names.
         options: How to load them.
-        limits: What each may hold.
+        limits: What each may hold; with workers, what each may hold in one of them, but those that
+            wait are shared out.
         generation_limits: What a request may ask for.
         encoder_cache_bytes: Bound of each encoder-output cache, 0 for none.
-        num_threads: Threads of torch in this process on a CPU; 0 leaves the choice to torch.
+        num_threads: Threads of torch on a CPU; 0 leaves the choice to torch.
         cuda_memory_fraction: Share of a CUDA device's memory, of what is free behind the weights,
             that attention caches get, all checkpoints alike. It takes the place of
             `limits.max_cache_bytes` there.
         observer: Is told what happens.
+        workers: Processes for the lean checkpoints; None keeps everything in this one.
 
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
     """
     if num_threads:
         torch.set_num_threads(num_threads)
-    checkpoints = {
-        source.name: load_checkpoint(
-            source.location, replace(source.options or options, revision=source.revision)
+    located = {
+        source.name: (
+            source.location,
+            replace(source.options or options, revision=source.revision),
         )
         for source in sources
+    }
+    processes: Sequence[Worker] = ()
+    runs: dict[str, _Run] = {}
+    if workers is not None:
+        processes, described = start_workers(workers, located, encoder_cache_bytes)
+        runs = _remote_runs(processes, described, limits, observer)
+    checkpoints = {
+        name: load_checkpoint(*where) for name, where in located.items() if name not in runs
     }
     plans = _cuda_plans(checkpoints, limits, generation_limits, cuda_memory_fraction)
     choices = {
@@ -165,27 +196,79 @@ def load_models(
         )
         for name, checkpoint in checkpoints.items()
     }
+    runs |= _local_runs(checkpoints, choices, limits, observer)
+    return ModelSet(
+        {name: _served(name, runs[name], generation_limits) for name in located}, processes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """How a checkpoint is run; see `ServedModel`."""
+
+    checkpoint: Checkpoint
+    family: str
+    engine: Engine | Engines
+    reason: str | None = None
+    cache_bytes: int | None = None
+
+
+def _served(name: str, run: _Run, generation_limits: GenerationLimits) -> ServedModel:
+    _warn_of_lowered_length(run.checkpoint, generation_limits)
+    text = TextProcessor(run.checkpoint, generation_limits)
+    return ServedModel(
+        name, run.family, run.checkpoint, text, run.engine, run.reason, run.cache_bytes
+    )
+
+
+def _local_runs(
+    checkpoints: Mapping[str, Checkpoint],
+    choices: Mapping[str, RunnerChoice],
+    limits: EngineLimits,
+    observer: EngineObserver | None,
+) -> dict[str, _Run]:
+    """What this process runs: lean checkpoints on one engine, others on one each."""
     lean = {name: each.runner for name, each in choices.items() if each.family != GENERATE}
     shared = Engine(
         lean, {name: _limits_of(runner, limits) for name, runner in lean.items()}, observer=observer
     )
-    models = {}
-    for name, checkpoint in checkpoints.items():
-        choice = choices[name]
+    runs = {}
+    for name, choice in choices.items():
         own = choice.family == GENERATE
         engine = Engine({name: choice.runner}, limits, observer=observer) if own else shared
-        _warn_of_lowered_length(checkpoint, generation_limits)
-        text = TextProcessor(checkpoint, generation_limits)
-        models[name] = ServedModel(
-            name,
-            choice.family,
-            checkpoint,
-            text,
-            engine,
-            choice.reason,
-            choice.runner.cache_bytes if isinstance(choice.runner, PooledRunner) else None,
-        )
-    return ModelSet(models)
+        cache_bytes = choice.runner.cache_bytes if isinstance(choice.runner, PooledRunner) else None
+        runs[name] = _Run(checkpoints[name], choice.family, engine, choice.reason, cache_bytes)
+    return runs
+
+
+def _remote_runs(
+    workers: Sequence[Worker],
+    described: Mapping[str, Description],
+    limits: EngineLimits,
+    observer: EngineObserver | None,
+) -> dict[str, _Run]:
+    """What workers run: the lean checkpoints, on an engine for each worker."""
+    if not workers:
+        return {}
+    costs = {name: each.slot_cost for name, each in described.items() if each.slot_cost}
+    part = replace(
+        limits,
+        max_waiting_requests=math.ceil(limits.max_waiting_requests / len(workers)),
+        max_waiting_tokens=math.ceil(limits.max_waiting_tokens / len(workers)),
+    )
+    engines = Engines(
+        [
+            Engine(
+                {name: RemoteRunner(worker, name, cost) for name, cost in costs.items()},
+                part,
+                observer=observer,
+            )
+            for worker in workers
+        ]
+    )
+    return {
+        name: _Run(described[name].checkpoint, described[name].family, engines) for name in costs
+    }
 
 
 def _cuda_plans(

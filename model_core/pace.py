@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from model_core.request import Request
+from model_core.request import Prospect, Request
 
 _NEWEST = 0.2  # weight of the newest request in a mean
 
@@ -29,9 +29,15 @@ class ExpectedSteps:
         least, most = request.parameters.min_length - 1, request.parameters.max_length - 1
         return max(1.0, least, min(most, self._learnt(request.source_len.bit_length(), most)))
 
-    def least(self, most: int) -> float:
-        """What a request of any size is expected to take at least, if it may take so many."""
-        return max(1.0, min([float(most), *self._mean.values()])) if self.are_known else 1.0
+    def of_prospect(self, prospect: Prospect) -> float:
+        """The same before a request is prepared; of any size, what it takes at least."""
+        if not self.are_known:
+            return 1.0
+        if prospect.source_len is None:
+            learnt = min(self._mean.values())
+        else:
+            learnt = self._learnt(prospect.source_len.bit_length(), prospect.max_steps)
+        return max(1.0, min(prospect.max_steps, learnt))
 
     def _learnt(self, size: int, otherwise: float) -> float:
         if not self.are_known:

@@ -12,6 +12,27 @@ FinishReason = Literal["eos", "length", "stop_string"]
 Priority = Literal["interactive", "bulk"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """A request that is yet to be prepared, as far as admission can know it.
+
+    Attributes:
+        deadline: Of its caller, on the engine's clock.
+        client: Whose turn it takes; empty where nobody is named.
+        priority: Its class.
+        max_steps: That it may take, or fewer.
+        source_len: Source tokens, about; None where nobody can say.
+        num_ahead: Others that were let in and have yet to come to the queue.
+    """
+
+    deadline: float
+    client: str = ""
+    priority: Priority = "interactive"
+    max_steps: int = 1
+    source_len: int | None = None
+    num_ahead: int = 0
+
+
 class RequestStatus(Enum):
     """Where a request is in its life; it ends exactly once."""
 

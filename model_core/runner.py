@@ -24,6 +24,14 @@ class EncodeReport:
     source_tokens: int = 0
     padded_tokens: int = 0
 
+    def __add__(self, other: "EncodeReport") -> "EncodeReport":
+        return EncodeReport(
+            num_encoded=self.num_encoded + other.num_encoded,
+            num_cached=self.num_cached + other.num_cached,
+            source_tokens=self.source_tokens + other.source_tokens,
+            padded_tokens=self.padded_tokens + other.padded_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:

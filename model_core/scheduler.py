@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from model_core.errors import DeadlineUnreachableError, QueueFullError, RequestTooLargeError
 from model_core.fair_queue import FairQueue
 from model_core.pace import ExpectedSteps, Pace, bounded_retry
-from model_core.request import Priority, Request
+from model_core.request import Prospect, Request
 
 _PARTS = 4  # one part of the queue is kept for clients that have less than their share
 _SPREAD = 1.25  # times the expected time: a mean, which half of all requests exceed
@@ -66,6 +66,7 @@ class Scheduler:
         self._running: dict[Request, _Entry] = {}
         self._waiting_tokens = 0
         self._reserved_bytes = 0
+        self._work = 0.0
         self._num_slots = limits.max_running_requests
         self._num_ends_since_shrunk = 0
         self._given_up: list[Request] = []
@@ -98,6 +99,11 @@ class Scheduler:
         return self._reserved_bytes
 
     @property
+    def work(self) -> float:
+        """Rows that all requests are expected to send through the decoder, over all their steps."""
+        return self._work
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._running
@@ -112,46 +118,42 @@ class Scheduler:
         """
         self._check_size(cost_bytes)
         steps = self._expected_steps.of(request)
-        self._check_room(request.client, request.priority, request.deadline, now, steps)
+        prospect = Prospect(
+            deadline=request.deadline, client=request.client, priority=request.priority
+        )
+        self._check_room(prospect, steps, now)
         self._check_source(request, now)
         entry = _Entry(cost_bytes, steps * request.parameters.num_hypotheses)
         if not self._waiting:
             self._pace.queue_began(now)
         self._waiting[request] = entry
+        self._work += entry.work
         self._queue.add(request, entry.work)
         self._waiting_tokens += request.source_len
 
-    def check_room(
-        self, client: str, priority: Priority, deadline: float, now: float, max_steps: int = 1
-    ) -> None:
-        """Refuse a request that would have to wait for too long, whatever its source.
+    def check_room(self, prospect: Prospect, now: float) -> None:
+        """Refuse a request that would have to wait for too long, before it is prepared.
 
         One that finds nobody waiting is always tried: a wrong measurement would never be put
         right otherwise.
 
         Args:
-            client: Whose turn it takes.
-            priority: Its class.
-            deadline: Of its caller.
-            now: On the same clock.
-            max_steps: That it may take; fewer, where that is not known yet.
+            prospect: What is known of it.
+            now: On the clock of its deadline.
 
         Raises:
             QueueFullError: Too many requests are waiting already.
             DeadlineUnreachableError: At the measured pace it would not be finished in its time.
         """
-        steps = self._expected_steps.least(max_steps)
-        self._check_room(client, priority, deadline, now, steps)
+        self._check_room(prospect, self._expected_steps.of_prospect(prospect), now)
 
-    def _check_room(
-        self, client: str, priority: Priority, deadline: float, now: float, steps: float
-    ) -> None:
+    def _check_room(self, prospect: Prospect, steps: float, now: float) -> None:
         if not self._waiting:
             return
-        num_waiting = len(self._queue)
-        if num_waiting >= self._most_waiting(client, self._limits.max_waiting_requests):
+        num_waiting = len(self._queue) + prospect.num_ahead
+        if num_waiting >= self._most_waiting(prospect.client, self._limits.max_waiting_requests):
             raise self._full(f"{num_waiting} requests are waiting", now)
-        self._check_time(client, priority, deadline, now, steps)
+        self._check_time(prospect, steps, now)
 
     def admit(self, now: float) -> tuple[Request, ...]:
         """Move the requests that join at the next step from waiting to running.
@@ -254,6 +256,7 @@ class Scheduler:
 
     def _start(self, request: Request, now: float) -> None:
         entry = self._leave_queue(request)
+        self._work += entry.work
         if not self._running:
             self._pace.batch_began(now)
         self._running[request] = entry
@@ -261,11 +264,16 @@ class Scheduler:
 
     def _leave_queue(self, request: Request) -> _Entry:
         self._waiting_tokens -= request.source_len
-        return self._waiting.pop(request)
+        return self._forget(self._waiting, request)
 
     def _leave_batch(self, request: Request) -> _Entry:
-        entry = self._running.pop(request)
+        entry = self._forget(self._running, request)
         self._reserved_bytes -= entry.cost_bytes
+        return entry
+
+    def _forget(self, entries: dict[Request, _Entry], request: Request) -> _Entry:
+        entry = entries.pop(request)
+        self._work = 0.0 if self.is_idle else self._work - entry.work
         return entry
 
     def _has_slot_for(self, cost_bytes: int) -> bool:
@@ -297,15 +305,16 @@ class Scheduler:
         retry_after_s = self._pace.retry_after(self._queue.work, now)
         return QueueFullError(f"the queue is full: {reason}", retry_after_s)
 
-    def _check_time(
-        self, client: str, priority: Priority, deadline: float, now: float, steps: float
-    ) -> None:
+    def _check_time(self, prospect: Prospect, steps: float, now: float) -> None:
         if len(self._waiting) + len(self._running) < self._num_slots:
             return  # it begins at the next step
-        waiting_s = self._pace.seconds_for(self._queue.work_before(client, priority), now)
+        work = self._queue.work_before(prospect.client, prospect.priority)
+        # Those on their way may go before it, and are like those that wait.
+        work += prospect.num_ahead * self._queue.work / len(self._queue)
+        waiting_s = self._pace.seconds_for(work, now)
         if waiting_s is None:
             return
         expected_s = _SPREAD * (waiting_s + self._pace.seconds_for_steps(steps))
-        if now + expected_s > deadline:
-            late_s = now + expected_s - deadline
+        late_s = now + expected_s - prospect.deadline
+        if late_s > 0:
             raise DeadlineUnreachableError(expected_s, bounded_retry(late_s))

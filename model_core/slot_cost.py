@@ -6,6 +6,7 @@ import torch
 
 from model_core.cache import BLOCK_LEN
 from model_core.key_values import CacheLayout
+from model_core.request import Request
 
 _LOGITS_COPIES = 4
 """Logits, their log-softmax, totals, and what a processor makes of them."""
@@ -48,6 +49,11 @@ class SlotCost:
 
     layout: CacheLayout
     vocab_size: int
+
+    def of(self, request: Request) -> int:
+        """Bytes that the slot of a request can grow to."""
+        parameters = request.parameters
+        return self.bytes(request.source_len, parameters.max_length, parameters.num_hypotheses)
 
     def bytes(self, source_len: int, max_length: int, num_hypotheses: int) -> int:
         """Bytes that a slot can grow to.

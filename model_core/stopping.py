@@ -27,6 +27,9 @@ class StopStrings:
         self._pieces: Pieces | None = None
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["StopStrings"], tuple[PreTrainedTokenizerBase]]:
+        return StopStrings, (self.tokenizer,)  # a lock does not travel to another process
+
     def prepare(self) -> None:
         """Spell every token once; the thread that prepares a request spares the engine's that."""
         self._spelled()

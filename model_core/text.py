@@ -1,5 +1,6 @@
 """Text -> source tokens and parameters of a request; target tokens -> text."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,8 @@ from model_core.tokens import TextTokenizer, needs_target_mode
 __all__ = ["Overflow", "PreparedSource", "Task", "TextProcessor"]
 
 Overflow = Literal["error", "truncate"]
+
+_NEWEST = 0.05  # weight of the newest text in the mean length of tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class TextProcessor:
             markers={*languages.target_markers.values(), *languages.target_tokens.values()},
             add_special_tokens=checkpoint.add_special_tokens,
         )
+        self._tokens_per_char: float | None = None
         self._target = self._source
         own = checkpoint.target_tokenizer
         if own is not checkpoint.tokenizer or needs_target_mode(own):
@@ -113,8 +117,15 @@ class TextProcessor:
             self._checkpoint.stop_strings.prepare()
         lead = pair.prefix or self._checkpoint.task_prefixes.get(task_name or "", "")
         source_ids, truncated = self._encode(text, lead, pair.tokenizer_lang, overflow)
+        self._learn_length(text, len(source_ids), truncated=truncated)
         _check_shared_vocabulary(parameters, source_ids, defaults.vocab_size)
         return PreparedSource(source_ids, parameters, truncated, pair.source_lang, pair.target_lang)
+
+    def expected_source_len(self, text: str) -> int | None:
+        """Source tokens that a text is expected to have; None before any was read."""
+        if self._tokens_per_char is None:
+            return None
+        return min(self.max_source_len, math.ceil(len(text) * self._tokens_per_char))
 
     def least_max_steps(self, max_length: int | None, max_new_tokens: int | None) -> int:
         """Steps that a request may take at the least, before its parameters are resolved.
@@ -141,6 +152,14 @@ class TextProcessor:
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens: as `tokenizer.decode` gives it."""
         return self._target.decode(token_ids)
+
+    def _learn_length(self, text: str, source_len: int, *, truncated: bool) -> None:
+        """Threads may learn over each other: any of their texts will do."""
+        if truncated:
+            return
+        newest = source_len / len(text)
+        former = newest if self._tokens_per_char is None else self._tokens_per_char
+        self._tokens_per_char = former + _NEWEST * (newest - former)
 
     def _pair(self, task: Task, source_lang: str | None, target_lang: str | None) -> LanguagePair:
         if task == "summarize" and source_lang is None and target_lang is None:

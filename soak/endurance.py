@@ -15,6 +15,7 @@ from soak.server import Server, serving
 FLAGS = (
     *("--max-running-requests", "32", "--max-waiting-requests", "64"),
     *("--encoder-cache-bytes", "4194304"),
+    *("--workers", "0"),  # the faults are in the server's own process
 )
 MODULE = "tests.app.faulty_server"  # the real server, with faults where a text asks for one
 _WORDS = [

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from soak.client import Address, Reply
 from soak.server import Server, serving
 
-FLAGS = ("--summarize-model", "none", "--max-running-requests", "32")
+FLAGS = ("--summarize-model", "none", "--workers", "2", "--max-running-requests", "16")
 _TIMEOUT_S = 5.0
 _NOUNS = ("dog", "cat", "house", "river", "station", "coffee", "brother", "book", "garden", "train")
 _LEAST_GOODPUT = 0.9  # of the best

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from soak.client import Address
@@ -20,6 +20,7 @@ class Server:
     def __init__(self, url: str, pid: int, log: Path) -> None:
         self.address = Address(url)
         self._pid = pid
+        self._pids = [pid, *children_of(pid)]
         self._log = log
 
     def seconds_of(self, status: int) -> list[float]:
@@ -29,10 +30,12 @@ class Server:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory of the process that is in use."""
-        lines = Path(f"/proc/{self._pid}/status").read_text(encoding="ascii").splitlines()
-        (line,) = [line for line in lines if line.startswith("VmRSS:")]
-        return int(line.split()[1]) * _KIB
+        """Memory of the process and of its workers that is in use."""
+        sizes = [_resident_bytes(pid) for pid in self._pids]
+        if None in sizes:  # a worker was started again
+            self._pids = [self._pid, *children_of(self._pid)]
+            sizes = [_resident_bytes(pid) for pid in self._pids]
+        return sum(filter(None, sizes))
 
     async def samples(self, name: str) -> dict[str, float]:
         """Every sample of a metric, by its labels."""
@@ -44,6 +47,26 @@ class Server:
         """The sum of a metric's samples whose labels have this text."""
         samples = await self.samples(name)
         return sum(value for labels, value in samples.items() if label in labels)
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started; looks at all there are, which takes a while."""
+    children = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"\nPPid:\t{pid}\n" in (process / "status").read_text(encoding="utf-8"):
+                children.append(int(process.name))
+    return children
+
+
+def _resident_bytes(pid: int) -> int | None:
+    """Of one process; None where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [line for line in lines if line.startswith("VmRSS:")]
+    return int(found[0].split()[1]) * _KIB if found else None
 
 
 @contextmanager

@@ -92,6 +92,7 @@ def measure(name: str, num_requests: int) -> Row:
         options = CheckpointOptions(device="cpu")
         served = load_models([source], options, EngineLimits(), GenerationLimits()).models[name]
     assert served.family == facts_of(name).family
+    assert isinstance(served.engine, Engine)
     greedy, beam = _counts(name, served.engine, served.checkpoint.model, num_requests)
     return Row(facts_of(name), greedy, beam)
 

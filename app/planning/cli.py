@@ -47,7 +47,7 @@ def _read_memory(
 @click.option("--source-tokens", "source_len", type=click.IntRange(1), help="Of a usual request.")
 @click.option("--target-tokens", "max_length", type=click.IntRange(2), help="Its maximum length.")
 @click.option("--num-beams", type=click.IntRange(1), help="Its hypotheses.")
-@settings_options(MODEL_FIELDS)
+@settings_options((*MODEL_FIELDS, "workers"))
 def plan(
     checkpoint: str,
     memory: int | None,
@@ -65,23 +65,25 @@ def plan(
     from app.planning.plan import Workload, make_plan
 
     with plain_errors():
-        shape = _read_shape(settings)
+        shape, num_workers = _read_shape(settings)
         workload = Workload.usual(shape, settings).given(
             source_len=source_len, max_length=max_length, num_beams=num_beams
         )
         memory_bytes = memory or _memory_of(shape)
-        planned = make_plan(shape, workload, memory_bytes, settings)
+        planned = make_plan(shape, workload, memory_bytes, settings, num_workers=num_workers)
     for line in _report(shape, workload, memory_bytes, planned, settings):
         click.echo(line)
 
 
-def _read_shape(settings: Settings) -> "Shape":
-    from app.opening import checkpoint_options, configured_sources
+def _read_shape(settings: Settings) -> "tuple[Shape, int]":
+    """The shape of the checkpoint, and how many workers a server of it has."""
+    from app.opening import checkpoint_options, configured_sources, resolve_workers
     from model_core.shape import read_shape
 
     options = checkpoint_options(settings)
     (source,) = configured_sources(settings, options, is_partial=True).values()
-    return read_shape(source.location, replace(source.options or options, revision=source.revision))
+    revised = replace(source.options or options, revision=source.revision)
+    return read_shape(source.location, revised), resolve_workers(settings, [source])
 
 
 def _memory_of(shape: "Shape") -> int:
@@ -112,6 +114,9 @@ def _report(
     if largest_bytes > planned.cache_bytes:
         yield "# the largest request does not fit: it will be refused"
     yield f"# memory: {size(memory_bytes)}, of which {size(planned.fixed_bytes)} are taken"
-    yield f"# slots that fit: {planned.num_slots}"
+    if planned.num_workers:
+        yield f"# workers: {planned.num_workers}, each with its weights and caches"
+    each = " into each worker" if planned.num_workers else ""
+    yield f"# slots that fit{each}: {planned.num_slots}"
     for field, value in planned.limits.items():
         yield f"{variable(field)}={value}"

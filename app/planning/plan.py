@@ -11,7 +11,9 @@ from model_core.slot_cost import SlotCost
 _GiB = 1024**3
 
 _RUNTIME_BYTES = {"cpu": _GiB, "cuda": 2 * _GiB}
-"""The process without a checkpoint, and the work space of its kernels."""
+"""A process that decodes, without a checkpoint, and the work space of its kernels."""
+_SERVER_BYTES = _GiB // 2
+"""The server's own process where workers decode: it has tokenizers, and no weights."""
 _HEADROOM = 0.15
 """Part of the memory that is left alone: encoder batches, texts, the allocator's own losses."""
 _CACHES_PER_RESERVED = 2
@@ -84,42 +86,58 @@ class Plan:
     """What fits, and what to set.
 
     Attributes:
-        fixed_bytes: Process, weights and their copies, encoder-output cache.
-        cache_bytes: For the attention caches.
-        num_slots: Requests of the usual kind that fit at once.
+        num_workers: Processes that decode beside the server's own; 0 where that one does.
+        fixed_bytes: All processes, their weights with copies, their encoder-output caches.
+        cache_bytes: For the attention caches of each process that decodes.
+        num_slots: Requests of the usual kind that fit at once into each of these.
         limits: Settings by field.
     """
 
+    num_workers: int
     fixed_bytes: int
     cache_bytes: int
     num_slots: int
     limits: dict[str, int]
 
 
-def make_plan(shape: Shape, workload: Workload, memory_bytes: int, settings: Settings) -> Plan:
+def make_plan(
+    shape: Shape,
+    workload: Workload,
+    memory_bytes: int,
+    settings: Settings,
+    *,
+    num_workers: int = 0,
+) -> Plan:
     """The limits for one checkpoint that has the memory for itself.
+
+    Args:
+        shape: Of the checkpoint.
+        workload: A usual request.
+        memory_bytes: Of all processes together.
+        settings: The operator's.
+        num_workers: See `Plan`.
 
     Raises:
         PlanError: Not even one request fits.
     """
     cost = slot_cost_of(shape)
     slot_bytes = workload.slot_bytes(cost)
-    fixed_bytes = (
-        _RUNTIME_BYTES[shape.device]
-        + shape.weight_bytes
-        + shape.copied_bytes
-        + settings.encoder_cache_bytes
-    )
-    cache_bytes = (math.floor(memory_bytes * (1 - _HEADROOM)) - fixed_bytes) // _CACHES_PER_RESERVED
+    num_decoding = max(1, num_workers)
+    fixed_bytes = num_decoding * _decoding_bytes(shape, settings)
+    if num_workers:
+        fixed_bytes += _SERVER_BYTES
+    num_copies = _CACHES_PER_RESERVED * num_decoding
+    cache_bytes = (math.floor(memory_bytes * (1 - _HEADROOM)) - fixed_bytes) // num_copies
     num_slots = max(0, cache_bytes) // slot_bytes
     if num_slots == 0:
-        needed = (fixed_bytes + _CACHES_PER_RESERVED * slot_bytes) / (1 - _HEADROOM)
+        needed = (fixed_bytes + num_copies * slot_bytes) / (1 - _HEADROOM)
+        each = f" in each of {num_workers} workers" if num_workers > 1 else ""
         raise PlanError(
             f"{shape.name}: memory is {size(memory_bytes)}: expected at least "
-            f"{size(math.ceil(needed))} for one request of {workload}"
+            f"{size(math.ceil(needed))} for one request of {workload}{each}"
         )
     running = min(num_slots, _MAX_SLOTS[shape.device])
-    waiting = _WAITING_PER_SLOT * running
+    waiting = _WAITING_PER_SLOT * running * num_decoding
     largest_bytes = Workload.largest(shape, settings).slot_bytes(cost)
     limits = {
         "max_running_requests": running,
@@ -128,9 +146,23 @@ def make_plan(shape: Shape, workload: Workload, memory_bytes: int, settings: Set
     }
     cache_bytes = min(cache_bytes, running * largest_bytes)
     if shape.device == "cpu":  # a GPU's memory is shared out when the server starts
-        limits["max_cache_bytes"] = cache_bytes
+        limits |= {"max_cache_bytes": cache_bytes, "workers": num_workers}
     return Plan(
-        fixed_bytes=fixed_bytes, cache_bytes=cache_bytes, num_slots=num_slots, limits=limits
+        num_workers=num_workers,
+        fixed_bytes=fixed_bytes,
+        cache_bytes=cache_bytes,
+        num_slots=num_slots,
+        limits=limits,
+    )
+
+
+def _decoding_bytes(shape: Shape, settings: Settings) -> int:
+    """What each process that decodes takes before its first request."""
+    return (
+        _RUNTIME_BYTES[shape.device]
+        + shape.weight_bytes
+        + shape.copied_bytes
+        + settings.encoder_cache_bytes
     )
 
 

@@ -23,7 +23,7 @@ from model_core.generation import GenerationOverrides, GenerationParameters
 from model_core.languages import Languages
 from model_core.ledger import EngineStats
 from model_core.models import ModelSet
-from model_core.request import Output, Priority
+from model_core.request import Output, Priority, Prospect
 from model_core.runner import StepReport
 from model_core.scheduler import EngineLimits
 from model_core.text import PreparedSource
@@ -92,6 +92,9 @@ class BackwardsText:
         )
         return PreparedSource(source_ids, parameters, truncated=len(text) > MAX_SOURCE_LEN)
 
+    def expected_source_len(self, text: str) -> int | None:
+        return len(text)
+
     def least_max_steps(self, max_length: int | None, max_new_tokens: int | None) -> int:
         return max_new_tokens or 3
 
@@ -107,7 +110,7 @@ class FakeModel:
         self.family = "bert"
         self.reason = None
         self.cache_bytes = None
-        self._engine = engine
+        self.engine = engine
         languages = Languages(sources=pair[:1], targets=pair[1:])
         self.checkpoint = SimpleNamespace(
             name=name,
@@ -123,7 +126,7 @@ class FakeModel:
     def submit(
         self, prepared: PreparedSource, *, deadline: float | None, client: str, priority: Priority
     ) -> Future[Output]:
-        return self._engine.submit(
+        return self.engine.submit(
             self.name,
             prepared.source_ids,
             prepared.parameters,
@@ -132,11 +135,11 @@ class FakeModel:
             priority=priority,
         )
 
-    def check_room(self, deadline: float, client: str, priority: Priority, max_steps: int) -> None:
-        self._engine.check_room(self.name, deadline, client, priority, max_steps)
+    def check_room(self, prospect: Prospect) -> None:
+        self.engine.check_room(self.name, prospect)
 
     def stats(self) -> EngineStats:
-        return self._engine.stats(self.name)
+        return self.engine.stats(self.name)
 
 
 class FakeModels:

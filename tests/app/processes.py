@@ -92,12 +92,14 @@ def serving(
     """A `tandem serve` process on a free port; it is killed at the end.
 
     Args:
-        flags: Of the command.
+        flags: Of the command; it decodes itself unless they name workers, which take seconds more
+            to start.
         module: What to run.
         max_open_files: Of the process; None for as many as this one.
     """
     limited = [] if max_open_files is None else ["prlimit", f"--nofile={max_open_files}"]
-    command = [*limited, sys.executable, "-m", module, "serve", "--port", "0", *flags]
+    own = ("--port", "0", "--workers", "0")
+    command = [*limited, sys.executable, "-m", module, "serve", *own, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

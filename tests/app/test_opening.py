@@ -1,9 +1,12 @@
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from app.opening import model_sources, open_service
+from app.opening import model_sources, open_service, worker_options
 from app.settings import SHIPPED, Settings
+from model_core.checkpoint import CheckpointOptions
 from model_core.errors import CheckpointError
 from model_core.models import ModelSource
 
@@ -75,3 +78,57 @@ def test_a_near_name_is_refused_without_a_question_to_the_hub(
 
     with pytest.raises(CheckpointError, match="did you mean summarize-en"):
         open_service(Settings(translate_model=(), summarize_model=("sumarize-en",)))
+
+
+# Workers ------------------------------------------------------------------------------------------
+
+ON_CPU = ModelSource("on-cpu", "on-cpu")
+ON_CUDA = ModelSource("on-cuda", "on-cuda", options=CheckpointOptions(device="cuda:1"))
+
+
+@pytest.mark.parametrize(
+    ("workers", "num_threads", "num_workers"),
+    [("auto", 1, 1), ("auto", 2, 2), ("auto", 64, 2), (1, 64, 1), (5, 1, 5)],
+)
+def test_workers_are_as_many_as_asked_for_or_few(
+    workers: str | int, num_threads: int, num_workers: int
+) -> None:
+    settings = Settings(workers=workers, num_threads=num_threads, device="cpu", log_format="text")
+    options = worker_options(settings, [ON_CPU])
+
+    assert options is not None
+    assert options.num_workers == num_workers
+    assert options.command == (sys.executable, "-m", "app.worker", "text")
+
+
+def test_the_threads_of_torch_count_where_the_settings_leave_them_to_it() -> None:
+    options = worker_options(Settings(device="cpu"), [ON_CPU])
+
+    assert options is not None
+    assert options.num_workers == min(2, torch.get_num_threads())
+
+
+def test_no_workers_are_an_engine_in_the_process() -> None:
+    assert worker_options(Settings(workers=0, device="cpu"), [ON_CPU]) is None
+
+
+def test_a_gpu_has_no_workers_unless_they_are_asked_for_which_is_refused_by_name() -> None:
+    sources = [ON_CPU, ON_CUDA]
+
+    assert worker_options(Settings(device="cpu"), sources) is None
+    assert worker_options(Settings(device="cpu", workers=0), sources) is None
+    with pytest.raises(CheckpointError) as caught:
+        worker_options(Settings(device="cpu", workers=2), sources)
+    assert str(caught.value) == (
+        "TANDEM_WORKERS is 2: expected 0 where on-cuda runs on CUDA: workers are for a CPU"
+    )
+
+
+@pytest.mark.parametrize(("has_gpu", "num_workers"), [(True, None), (False, 2)])
+def test_a_gpu_that_is_chosen_by_itself_counts(
+    has_gpu: bool, num_workers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    options = worker_options(Settings(num_threads=2), [ON_CPU])
+
+    assert (options and options.num_workers) == num_workers

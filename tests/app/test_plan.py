@@ -32,24 +32,76 @@ def shape() -> Shape:
 
 
 def test_what_is_printed_sets_a_server_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = variables(run("summarize-en", "--memory", "2GiB"))
+    planned = variables(run("summarize-en", "--memory", "4GiB", "--workers", "2"))
     for name, value in planned.items():
         monkeypatch.setenv(name, value)
 
     settings = Settings.from_environment()
 
     assert 1 < settings.max_running_requests < 128
-    assert settings.max_waiting_requests == 8 * settings.max_running_requests
+    assert settings.max_waiting_requests == 2 * 8 * settings.max_running_requests
     assert settings.max_cache_bytes < 1 * GiB
+    assert settings.workers == 2
 
 
-@pytest.mark.parametrize("memory_bytes", [int(1.5 * GiB), 2 * GiB, 64 * GiB])
-def test_a_plan_stays_within_the_memory(shape: Shape, memory_bytes: int) -> None:
+@pytest.mark.parametrize(
+    ("memory_bytes", "num_workers"),
+    [(int(1.5 * GiB), 0), (2 * GiB, 0), (4 * GiB, 2), (64 * GiB, 0), (64 * GiB, 8)],
+)
+def test_a_plan_stays_within_the_memory(shape: Shape, memory_bytes: int, num_workers: int) -> None:
     workload = Workload(source_len=256, max_length=64, num_beams=16)
-    planned = make_plan(shape, workload, memory_bytes, SETTINGS)
+    planned = make_plan(shape, workload, memory_bytes, SETTINGS, num_workers=num_workers)
 
-    assert planned.fixed_bytes + 2 * planned.cache_bytes <= memory_bytes
+    caches = max(1, num_workers) * planned.cache_bytes
+    assert planned.fixed_bytes + 2 * caches <= memory_bytes
     assert 1 <= planned.limits["max_running_requests"] <= min(128, planned.num_slots)
+
+
+def test_each_worker_has_its_weights_and_its_part_of_the_caches(shape: Shape) -> None:
+    workload = Workload.usual(shape, SETTINGS)
+    one, two, three = (
+        make_plan(shape, workload, 6 * GiB, SETTINGS, num_workers=num_workers)
+        for num_workers in (1, 2, 3)
+    )
+
+    weights = shape.weight_bytes + shape.copied_bytes
+    assert two.fixed_bytes - one.fixed_bytes == three.fixed_bytes - two.fixed_bytes > weights
+    assert 3 * three.num_slots < 2 * two.num_slots < one.num_slots
+
+
+def test_running_requests_are_planned_for_each_worker_and_waiting_ones_for_all(
+    shape: Shape,
+) -> None:
+    planned = make_plan(shape, Workload.usual(shape, SETTINGS), 64 * GiB, SETTINGS, num_workers=3)
+
+    assert planned.limits["max_running_requests"] == 128
+    assert planned.limits["max_waiting_requests"] == 3 * 8 * 128
+    assert planned.limits["workers"] == 3
+
+
+def test_the_server_takes_memory_beside_its_workers(shape: Shape) -> None:
+    workload = Workload.usual(shape, SETTINGS)
+    alone, beside = (
+        make_plan(shape, workload, 6 * GiB, SETTINGS, num_workers=num_workers)
+        for num_workers in (0, 1)
+    )
+
+    assert alone.fixed_bytes < beside.fixed_bytes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "num_workers"),
+    [
+        (("--workers", "3"), "3"),
+        (("--workers", "0"), "0"),
+        (("--num-threads", "1"), "1"),
+        (("--num-threads", "8"), "2"),
+    ],
+)
+def test_workers_are_those_of_the_server(arguments: tuple[str, ...], num_workers: str) -> None:
+    planned = variables(run("summarize-en", "--memory", "16GiB", *arguments))
+
+    assert planned["TANDEM_WORKERS"] == num_workers
 
 
 def test_more_beams_leave_fewer_slots(shape: Shape) -> None:
@@ -78,6 +130,8 @@ def test_a_usual_request_is_what_the_checkpoint_asks_for(shape: Shape) -> None:
         (("a,b",), "expected one checkpoint, found 2"),
         (("summarize-en", "--memory", "much"), "--memory is 'much': expected bytes, as 8GiB"),
         (("summarize-en", "--memory", "100MB"), "expected at least"),
+        (("summarize-en", "--memory", "1GB", "--workers", "2"), "in each of 2 workers"),
+        (("summarize-en", "--device", "cuda", "--workers", "2"), "TANDEM_WORKERS is 2: expected 0"),
         (("./nowhere",), "no such folder"),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_server_that_does_not_start_says_nothing_of_being_ready(
         raise RuntimeError("no thread for the engine")
 
     monkeypatch.setattr(app.loaded, "start", fail)
-    monkeypatch.setattr("app.server.open_service", lambda settings: app.service)
+    monkeypatch.setattr("app.server.open_service", lambda settings, *, has_workers: app.service)
     announced: list[str] = []
 
     with pytest.raises(SystemExit) as ended:
@@ -184,7 +184,9 @@ def _is_decoding(served: Served) -> bool:
 @pytest.mark.usefixtures("_signals_as_before")
 def test_sigterm_while_loading_ends_the_process_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first process of a container gets no signal that it does not handle."""
-    monkeypatch.setattr("app.server.open_service", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(
+        "app.server.open_service", lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+    )
 
     with pytest.raises(SystemExit) as ended:
         serve(SETTINGS.model_copy(update={"port": 0}), lambda _: None)

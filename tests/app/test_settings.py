@@ -2,8 +2,10 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 
+from app.cli import main
 from app.parameter_bounds import LOWERABLE
 from app.schemas import Parameters
 from app.settings import Settings, UnknownVariableError, default_text, variable
@@ -53,6 +55,23 @@ def test_none_switches_an_endpoint_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment().summarize_model == ()
 
 
+def test_workers_are_a_number_or_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().workers == "auto"
+    assert Settings(workers="auto").workers == "auto"
+    monkeypatch.setenv("TANDEM_WORKERS", "3")
+    assert Settings.from_environment().workers == 3
+    assert Settings.from_environment(workers="0").workers == 0
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "", "1.5", "Auto"])
+def test_a_wrong_number_of_workers_is_one_error_that_says_what_was_expected(value: str) -> None:
+    result = CliRunner().invoke(main, ["serve", "--workers", value])
+
+    expected = "expected a number of processes, 0 or more, or auto"
+    assert result.exit_code == 2
+    assert result.output.endswith(f"Error: TANDEM_WORKERS is {value!r}: {expected}\n")
+
+
 def test_bounds_are_named_with_their_parameters() -> None:
     settings = Settings(parameter_bounds="top_k=100, stop_strings=2")
 
@@ -70,6 +89,7 @@ def test_bounds_are_named_with_their_parameters() -> None:
         ({"device": "tpu"}, "match pattern"),
         ({"dtype": "int4"}, "float32"),
         ({"max_running_requests": 0}, "greater than or equal to 1"),
+        ({"workers": True}, "expected a number of processes, 0 or more, or auto"),
     ],
 )
 def test_values_out_of_their_bounds_are_refused(values: dict[str, object], message: str) -> None:

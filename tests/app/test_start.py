@@ -103,8 +103,15 @@ def test_weights_that_are_damaged_or_missing(
     checkpoint: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(checkpoint / WEIGHTS)
-    message = failing_server("--translate-model", str(checkpoint))
+    message = failing_server("--translate-model", str(checkpoint), "--workers", "0")
     assert str(checkpoint) in message
+    assert "weights" in message or WEIGHTS in message
+
+
+def test_weights_that_are_damaged_where_workers_load_them(checkpoint: Path) -> None:
+    truncate(checkpoint / WEIGHTS)
+    message = failing_server("--translate-model", str(checkpoint), "--workers", "2")
+    assert message.startswith(f"Error: {checkpoint}: ")
     assert "weights" in message or WEIGHTS in message
 
 

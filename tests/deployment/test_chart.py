@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.planning.plan import Workload, make_plan
+from app.planning.plan import Workload, make_plan, slot_cost_of
 from app.settings import SHIPPED, Settings, variable
 from deployment.chart import CHART, OWN_VALUES, offered_settings, values_schema
 from deployment.generate import stale
@@ -49,6 +49,10 @@ def test_bounds_of_settings_are_those_of_the_service() -> None:
     assert settings["translate_model"]["type"] == settings["parameter_bounds"]["type"] == "string"
     assert "bfloat16" in settings["dtype"]["enum"]
     assert settings["allow_pickle"]["type"] == "boolean"
+    assert settings["workers"]["anyOf"] == [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "const": "auto"},
+    ]
 
 
 def test_every_value_is_described_and_every_description_is_of_a_value() -> None:
@@ -81,15 +85,22 @@ def test_the_chart_has_the_version_of_the_project() -> None:
     assert f'version = "{chart["appVersion"]}"' in project
 
 
-@pytest.mark.parametrize("name", ["translate-en-de", "summarize-en"])
-def test_a_pod_has_the_memory_for_its_caches(name: str) -> None:
-    """As `tandem plan` says, for a checkpoint that has half of it."""
+def test_a_pod_has_the_memory_for_its_caches() -> None:
+    """As `tandem plan` says, of what the other checkpoint leaves in two workers."""
     memory = int(VALUES["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024**3
-    shape, settings = read_shape(str(SHIPPED / name), CheckpointOptions()), Settings()
+    max_cache_bytes = VALUES["settings"]["max_cache_bytes"]
+    settings = Settings()
+    shape, other = (
+        read_shape(str(SHIPPED / name), CheckpointOptions(device="cpu"))
+        for name in ("translate-en-de", "summarize-en")
+    )
+    of_other = other.weight_bytes + other.copied_bytes + settings.encoder_cache_bytes
+    memory -= 2 * (of_other + 2 * max_cache_bytes)
 
-    plan = make_plan(shape, Workload.usual(shape, settings), memory // 2, settings)
+    usual = Workload.usual(shape, settings)
+    plan = make_plan(shape, usual, memory, settings, num_workers=2)
 
-    assert VALUES["settings"]["max_cache_bytes"] <= plan.cache_bytes
+    assert usual.slot_bytes(slot_cost_of(shape)) * 32 < max_cache_bytes <= plan.cache_bytes
 
 
 def test_service_links_are_off_as_they_would_be_settings() -> None:

@@ -1,4 +1,6 @@
+import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from model_core.errors import (
     RequestTooLargeError,
 )
 from model_core.pace import ExpectedSteps
-from model_core.request import Priority, Request
+from model_core.request import Priority, Prospect, Request
 from model_core.scheduler import EngineLimits, Scheduler
 from tests.model_core.fakes import parameters
 
@@ -554,18 +556,34 @@ class SchedulerMachine(RuleBasedStateMachine):
 TestSchedulerMachine = SchedulerMachine.TestCase
 
 
-def test_a_request_of_unknown_size_is_expected_to_take_the_fewest_steps_of_all() -> None:
+def test_a_request_is_expected_to_take_the_steps_of_its_size_and_of_any_size_the_fewest() -> None:
     expected = ExpectedSteps()
-    assert expected.least(50) == 1.0
+
+    def steps(most: int, source_len: int | None = None) -> float:
+        prospect = Prospect(deadline=math.inf, max_steps=most, source_len=source_len)
+        return expected.of_prospect(prospect)
+
+    assert steps(50) == steps(50, 200) == 1.0
     for source_len, num_steps in ((4, 10), (200, 40)):
         expected.record(request_of(source_len, num_steps=50), num_steps)
-    assert (expected.least(50), expected.least(5), expected.least(0)) == (10.0, 5.0, 1.0)
-    sizes = (1, 4, 30, 200, 4000)
-    assert all(expected.least(50) <= expected.of(request_of(size, num_steps=50)) for size in sizes)
+    assert (steps(50), steps(5), steps(0)) == (10.0, 5.0, 1.0)
+    assert (steps(50, 4), steps(50, 200), steps(30, 200), steps(0, 200)) == (10.0, 40.0, 30.0, 1.0)
+    for size in (1, 4, 30, 200, 4000):
+        assert steps(50) <= steps(50, size) == expected.of(request_of(size, num_steps=50))
 
 
 def test_what_would_be_refused_for_its_steps_is_refused_before_they_are_known() -> None:
     scheduler = busy_scheduler(2.0)  # nine wait: 22.5 seconds, and 2.5 for three steps
     with pytest.raises(DeadlineUnreachableError):
-        scheduler.check_room("many", "interactive", 10.0 + 24.0, 10.0, max_steps=20)
-    scheduler.check_room("many", "interactive", 10.0 + 24.0, 10.0, max_steps=1)
+        scheduler.check_room(Prospect(deadline=10.0 + 24.0, client="many", max_steps=20), 10.0)
+    scheduler.check_room(Prospect(deadline=10.0 + 24.0, client="many", max_steps=1), 10.0)
+
+
+def test_those_on_their_way_to_the_queue_are_reckoned_with() -> None:
+    scheduler = busy_scheduler(2.0)  # nine wait, 2.5 seconds for each
+    prospect = Prospect(deadline=10.0 + 29.0, client="many")
+    scheduler.check_room(replace(prospect, num_ahead=1), 10.0)
+    with pytest.raises(DeadlineUnreachableError):
+        scheduler.check_room(replace(prospect, num_ahead=4), 10.0)
+    with pytest.raises(QueueFullError, match="512 requests are waiting"):
+        scheduler.check_room(replace(prospect, deadline=math.inf, num_ahead=503), 10.0)

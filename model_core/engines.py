@@ -1,0 +1,74 @@
+"""Several engines that serve the same checkpoints, each in a worker of its own, behind one."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import reduce
+from operator import add, attrgetter
+
+from model_core.engine import Condition, Engine
+from model_core.generation import GenerationParameters
+from model_core.ledger import EngineStats
+from model_core.request import Output, Priority, Prospect
+
+
+class Engines:
+    """Hands each request to the engine with the least work; called as one `Engine` is.
+
+    A request that is identical to one in flight goes where that is. An engine that is being rebuilt
+    gets nothing while there is another.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.engines = tuple(engines)
+
+    def submit(
+        self,
+        model: str,
+        source_ids: Sequence[int],
+        parameters: GenerationParameters,
+        *,
+        deadline: float | None = None,
+        client: str = "",
+        priority: Priority = "interactive",
+    ) -> Future[Output]:
+        """See `Engine.submit`."""
+        able = self._able
+        same = (each for each in able if each.has(model, source_ids, parameters))
+        engine = next(same, None) or _least_loaded(able)
+        return engine.submit(
+            model, source_ids, parameters, deadline=deadline, client=client, priority=priority
+        )
+
+    def check_room(self, model: str, prospect: Prospect) -> None:
+        """See `Engine.check_room`; those ahead are spread over the engines."""
+        able = self._able
+        part = replace(prospect, num_ahead=math.ceil(prospect.num_ahead / len(able)))
+        _least_loaded(able).check_room(model, part)
+
+    def stats(self, model: str) -> EngineStats:
+        """The load of one checkpoint in all engines."""
+        return reduce(add, (each.stats(model) for each in self.engines))
+
+    @property
+    def condition(self) -> Condition:
+        """See `Engine.condition`: of the worst, but where one is rebuilt the others go on."""
+        conditions = {each.condition for each in self.engines}
+        for each in ("lost", "dead", "ready"):
+            if each in conditions:
+                return each
+        return "rebuilding"
+
+    def step(self) -> bool:
+        """See `Engine.step`: one iteration of each loop."""
+        worked = [each.step() for each in self.engines]
+        return any(worked)
+
+    @property
+    def _able(self) -> tuple[Engine, ...]:
+        return tuple(each for each in self.engines if each.condition == "ready") or self.engines
+
+
+def _least_loaded(engines: Sequence[Engine]) -> Engine:
+    return min(engines, key=attrgetter("work"))
