@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from app.checkpoint_settings import (
     key_of,
     read_checkpoint_settings,
 )
+from app.container_limits import available_memory
 from app.logs import LogFormat
 from app.metrics import Metrics
 from app.routing import Routing
@@ -26,11 +27,14 @@ from model_core.generation import GenerationLimits
 from model_core.models import ModelSource, load_models
 from model_core.repository import Repository
 from model_core.scheduler import EngineLimits
+from model_core.shape import read_shape
 from model_core.spelling import did_you_mean
 from model_core.workers.start import WorkerOptions
 
 _FEW_WORKERS = 2
 """Each has a copy of the weights, so that nobody gets many without asking for them."""
+_WORKER_BYTES = 2**29
+"""The process without a checkpoint."""
 
 
 def open_service(
@@ -108,26 +112,51 @@ def worker_options(settings: Settings, sources: Iterable[ModelSource]) -> Worker
     Raises:
         CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
     """
-    num_workers = resolve_workers(settings, sources)
+    num_workers = resolve_workers(settings, list(sources), available_memory())
     if not num_workers:
         return None
     return WorkerOptions(num_workers, worker_command(settings.log_format))
 
 
-def resolve_workers(settings: Settings, sources: Iterable[ModelSource]) -> int:
-    """How many worker processes a server has on this machine, 0 where it decodes itself.
+def resolve_workers(settings: Settings, sources: Sequence[ModelSource], memory_bytes: int) -> int:
+    """How many worker processes a server has in so much memory, 0 where it decodes itself.
+
+    Raises:
+        CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
+    """
+    check_workers(settings, sources)
+    if settings.workers != "auto":
+        return settings.workers
+    if any(_is_for_cuda(source, settings) for source in sources):
+        return 0
+    num_threads = settings.num_threads or torch.get_num_threads()
+    return min(_FEW_WORKERS, num_threads, _num_fitting(settings, sources, memory_bytes))
+
+
+def check_workers(settings: Settings, sources: Iterable[ModelSource]) -> None:
+    """Refuse workers on a GPU.
 
     Raises:
         CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
     """
     cuda = [source.name for source in sources if _is_for_cuda(source, settings)]
-    num_threads = settings.num_threads or torch.get_num_threads()
-    usual = 0 if cuda else min(_FEW_WORKERS, num_threads)
-    num_workers = usual if settings.workers == "auto" else settings.workers
-    if num_workers and cuda:
+    if settings.workers and settings.workers != "auto" and cuda:
         expected = f"0 where {cuda[0]} runs on CUDA: workers are for a CPU"
-        raise CheckpointError(f"{variable('workers')} is {num_workers}: expected {expected}")
-    return num_workers
+        raise CheckpointError(f"{variable('workers')} is {settings.workers}: expected {expected}")
+
+
+def _num_fitting(settings: Settings, sources: Sequence[ModelSource], memory_bytes: int) -> int:
+    """Workers that leave half of the memory for caches and all else; one, if none does."""
+    options = checkpoint_options(settings)
+    each_bytes = _WORKER_BYTES
+    for source in sources:
+        revised = replace(source.options or options, revision=source.revision)
+        try:
+            shape = read_shape(source.location, revised)
+        except CheckpointError:
+            return _FEW_WORKERS  # whoever loads it says what is wrong
+        each_bytes += shape.weight_bytes + shape.copied_bytes
+    return max(1, memory_bytes // 2 // each_bytes)
 
 
 def worker_command(log_format: LogFormat) -> tuple[str, ...]:

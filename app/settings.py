@@ -111,7 +111,8 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="Processes that decode on a CPU, each with a copy of the weights; 0 decodes in "
-        "the server's own. `auto`: 2, or 1 where there is a single thread; 0 on CUDA.",
+        "the server's own. `auto`: 2, or 1 where there is a single thread or little memory; 0 on "
+        "CUDA.",
     )
 
     max_running_requests: int = Field(

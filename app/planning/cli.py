@@ -19,6 +19,7 @@ from app.settings import Settings, variable
 
 if TYPE_CHECKING:
     from app.planning.plan import Plan, Workload
+    from model_core.models import ModelSource
     from model_core.shape import Shape
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?)B?|B?)", re.IGNORECASE)
@@ -62,28 +63,31 @@ def plan(
     all else is behind a #.
     """
     settings = read_settings({**flags, "translate_model": checkpoint, "summarize_model": "none"})
+    from app.opening import resolve_workers
     from app.planning.plan import Workload, make_plan
 
     with plain_errors():
-        shape, num_workers = _read_shape(settings)
+        shape, source = _read_shape(settings)
         workload = Workload.usual(shape, settings).given(
             source_len=source_len, max_length=max_length, num_beams=num_beams
         )
         memory_bytes = memory or _memory_of(shape)
+        num_workers = resolve_workers(settings, [source], memory_bytes)
         planned = make_plan(shape, workload, memory_bytes, settings, num_workers=num_workers)
     for line in _report(shape, workload, memory_bytes, planned, settings):
         click.echo(line)
 
 
-def _read_shape(settings: Settings) -> "tuple[Shape, int]":
-    """The shape of the checkpoint, and how many workers a server of it has."""
-    from app.opening import checkpoint_options, configured_sources, resolve_workers
+def _read_shape(settings: Settings) -> "tuple[Shape, ModelSource]":
+    """The shape of the checkpoint, and where it is."""
+    from app.opening import check_workers, checkpoint_options, configured_sources
     from model_core.shape import read_shape
 
     options = checkpoint_options(settings)
     (source,) = configured_sources(settings, options, is_partial=True).values()
+    check_workers(settings, [source])
     revised = replace(source.options or options, revision=source.revision)
-    return read_shape(source.location, revised), resolve_workers(settings, [source])
+    return read_shape(source.location, revised), source
 
 
 def _memory_of(shape: "Shape") -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.opening import model_sources, open_service, worker_options
+from app.opening import model_sources, open_service, resolve_workers, worker_options
 from app.settings import SHIPPED, Settings
 from model_core.checkpoint import CheckpointOptions
 from model_core.errors import CheckpointError
@@ -82,7 +82,7 @@ def test_a_near_name_is_refused_without_a_question_to_the_hub(
 
 # Workers ------------------------------------------------------------------------------------------
 
-ON_CPU = ModelSource("on-cpu", "on-cpu")
+ON_CPU = ModelSource("on-cpu", str(SHIPPED / "translate-en-de"))
 ON_CUDA = ModelSource("on-cuda", "on-cuda", options=CheckpointOptions(device="cuda:1"))
 
 
@@ -106,6 +106,17 @@ def test_the_threads_of_torch_count_where_the_settings_leave_them_to_it() -> Non
 
     assert options is not None
     assert options.num_workers == min(2, torch.get_num_threads())
+
+
+@pytest.mark.parametrize(("gibibytes", "num_workers"), [(1, 1), (2, 1), (4, 2), (64, 2)])
+def test_there_are_fewer_workers_where_their_weights_would_take_the_memory(
+    gibibytes: int, num_workers: int
+) -> None:
+    settings = Settings(device="cpu", num_threads=2)
+    shipped = [*model_sources(["translate-en-de", "summarize-en"]).values()]
+    assert resolve_workers(settings, shipped, gibibytes * 2**30) == num_workers
+    asked_for = settings.model_copy(update={"workers": 3})
+    assert resolve_workers(asked_for, shipped, gibibytes * 2**30) == 3
 
 
 def test_no_workers_are_an_engine_in_the_process() -> None:
