@@ -20,7 +20,7 @@ help:
 	@echo "make test-slow  run the tests that take minutes"
 	@echo "make test-properties  draw 10,000 engine runs at random (SEED=, ARGS=)"
 	@echo "make exactness  compare the shipped checkpoints with generate() in each dtype"
-	@echo "make soak       overload a server for a minute, then send 10,000 mixed requests"
+	@echo "make soak       overload a server for a minute, then send 10,000 mixed requests, twice"
 	@echo "make test-gpu   run the tests that need an accelerator"
 	@echo "make check      check format, lint and types"
 	@echo "make audit      look for known holes in our code and in what it needs (needs the internet)"
@@ -85,6 +85,7 @@ exactness: $(VENV)/.serve
 soak: $(VENV)/.dev
 	@$(BIN)/python -m soak.overload $(ARGS)
 	@$(BIN)/python -m soak.endurance
+	@$(BIN)/python -m soak.endurance --workers 2 --kill-every 2000
 
 test-gpu: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m gpu $(ARGS)

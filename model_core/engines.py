@@ -5,23 +5,32 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import reduce
+from itertools import compress
 from operator import add, attrgetter
 
 from model_core.engine import Condition, Engine
 from model_core.generation import GenerationParameters
 from model_core.ledger import EngineStats
 from model_core.request import Output, Priority, Prospect
+from model_core.workers.process import Worker
 
 
 class Engines:
     """Hands each request to the engine with the least work; called as one `Engine` is.
 
-    A request that is identical to one in flight goes where that is. An engine that is being rebuilt
-    gets nothing while there is another.
+    A request that is identical to one in flight goes where that is. An engine that is being
+    rebuilt, or whose worker is started again, gets nothing while there is another.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[Engine], workers: Sequence[Worker] = ()) -> None:
+        """Serve through engines.
+
+        Args:
+            engines: All of the same checkpoints.
+            workers: The worker of each.
+        """
         self.engines = tuple(engines)
+        self._workers = tuple(workers)
 
     def submit(
         self,
@@ -67,7 +76,13 @@ class Engines:
 
     @property
     def _able(self) -> tuple[Engine, ...]:
-        return tuple(each for each in self.engines if each.condition == "ready") or self.engines
+        """Those that are in the best state."""
+        has_worker = [worker.is_ready for worker in self._workers] or [True] * len(self.engines)
+        states = [
+            (engine.condition == "ready") + has
+            for engine, has in zip(self.engines, has_worker, strict=True)
+        ]
+        return tuple(compress(self.engines, (state == max(states) for state in states)))
 
 
 def _least_loaded(engines: Sequence[Engine]) -> Engine:

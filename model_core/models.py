@@ -264,7 +264,8 @@ def _remote_runs(
                 observer=observer,
             )
             for worker in workers
-        ]
+        ],
+        workers,
     )
     return {
         name: _Run(described[name].checkpoint, described[name].family, engines) for name in costs

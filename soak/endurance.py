@@ -15,9 +15,9 @@ from soak.server import Server, serving
 FLAGS = (
     *("--max-running-requests", "32", "--max-waiting-requests", "64"),
     *("--encoder-cache-bytes", "4194304"),
-    *("--workers", "0"),  # the faults are in the server's own process
 )
-MODULE = "tests.app.faulty_server"  # the real server, with faults where a text asks for one
+MODULE = "tests.app.faulty_server"
+"""The real server, with faults where a text asks for one, if it decodes in its own process."""
 _WORDS = [
     *("the", "old", "station", "is", "near", "a", "small", "river"),
     *("and", "my", "brother", "works", "there", "with", "his", "dog"),
@@ -94,8 +94,9 @@ class Report:
 class Clients:
     """Clients that call until so many calls were made; each restarts now and then."""
 
-    def __init__(self, server: Server, num_calls: int, seed: int) -> None:
+    def __init__(self, server: Server, num_calls: int, seed: int, kill_every: int = 0) -> None:
         self._server = server
+        self._kill_every = kill_every
         self._left = num_calls
         self._next_sample = time.monotonic()
         self._random = random.Random(seed)
@@ -110,6 +111,8 @@ class Clients:
             self._left -= 1
             self.report.num_calls += 1
             self._sample()
+            if self._kill_every and self.report.num_calls % self._kill_every == 0:
+                self._server.kill_a_worker()
             await self._call()
 
     def _sample(self) -> None:
@@ -160,9 +163,19 @@ class Clients:
         return rng.choice(["/translate", "/translate", "/summarize"]), body
 
 
-async def run(server: Server, num_calls: int, num_clients: int, seed: int) -> Report:
-    """Make the calls and ask the server what it has counted."""
-    clients = Clients(server, num_calls, seed)
+async def run(
+    server: Server, num_calls: int, num_clients: int, seed: int, kill_every: int = 0
+) -> Report:
+    """Make the calls and ask the server what it has counted.
+
+    Args:
+        server: It has just been started.
+        num_calls: All of them.
+        num_clients: So many call at a time.
+        seed: Decides what they ask for.
+        kill_every: After so many calls a worker is killed; 0 kills none.
+    """
+    clients = Clients(server, num_calls, seed, kill_every)
     await clients.run(num_clients)
     report = clients.report
     for name in ("tandem_running_requests", "tandem_waiting_requests", "tandem_reserved_bytes"):
@@ -189,6 +202,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-requests", type=int, default=10_000)
     parser.add_argument("--num-clients", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=0, help="0: with faults in the process")
+    parser.add_argument("--kill-every", type=int, default=0, help="calls, then a worker is killed")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument(
         "--leak-bytes",
@@ -199,9 +214,16 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"SEED={arguments.seed}", flush=True)
     leak = {"FAULTY_LEAK_BYTES": str(arguments.leak_bytes)}
-    with serving(MODULE, *FLAGS, **leak) as server:
+    flags = (*FLAGS, "--workers", str(arguments.workers))
+    with serving(MODULE, *flags, **leak) as server:
         report = asyncio.run(
-            run(server, arguments.num_requests, arguments.num_clients, arguments.seed)
+            run(
+                server,
+                arguments.num_requests,
+                arguments.num_clients,
+                arguments.seed,
+                arguments.kill_every,
+            )
         )
     problems = report.problems()
     if not report.tells_growth:

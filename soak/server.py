@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,11 @@ class Server:
             self._pids = [self._pid, *children_of(self._pid)]
             sizes = [_resident_bytes(pid) for pid in self._pids]
         return sum(filter(None, sizes))
+
+    def kill_a_worker(self) -> None:
+        """End the oldest of the workers as the system ends a process that is too large."""
+        for pid in sorted(children_of(self._pid))[:1]:
+            os.kill(pid, signal.SIGKILL)
 
     async def samples(self, name: str) -> dict[str, float]:
         """Every sample of a metric, by its labels."""

@@ -12,13 +12,22 @@ from soak.server import serving
 
 
 def test_after_some_hundred_mixed_requests_everything_adds_up() -> None:
-    with serving(MODULE, *FLAGS) as server:
+    with serving(MODULE, *FLAGS, "--workers", "0") as server:
         report = asyncio.run(run(server, num_calls=200, num_clients=30, seed=1))
 
     assert report.problems() == []
     assert report.num_calls == 200
     assert {"finished", "failed", "invalid"} <= report.outcomes.keys()
     assert report.num_hung_up > 0
+
+
+def test_everything_adds_up_where_workers_are_killed() -> None:
+    with serving("app", *FLAGS, "--workers", "2") as server:
+        report = asyncio.run(run(server, num_calls=200, num_clients=30, seed=2, kill_every=60))
+
+    assert report.problems() == []
+    assert report.outcomes["failed"] == 0
+    assert {"finished", "invalid"} <= report.outcomes.keys()
 
 
 def test_a_request_that_is_lost_or_counted_twice_does_not_add_up() -> None:

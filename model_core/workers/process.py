@@ -41,6 +41,8 @@ class Worker:
         self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self.is_ready = False
+        """Whether it has loaded, and has not ended since, as far as is known."""
         self.generation = 0
         """How many times it was started."""
         self.num_held = 0
@@ -79,6 +81,7 @@ class Worker:
             WorkerLostError: The process ended.
         """
         descriptions: Mapping[str, Description] = self._receive()
+        self.is_ready = True
         return descriptions
 
     def call(self, model: str, method: Method, argument: Any = None) -> Any:
@@ -106,6 +109,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process, after its call or without it."""
+        self.is_ready = False
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

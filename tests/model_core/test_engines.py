@@ -9,6 +9,8 @@ from model_core.engines import Engines
 from model_core.errors import QueueFullError
 from model_core.request import Output, Prospect
 from model_core.scheduler import EngineLimits
+from model_core.workers.messages import Order
+from model_core.workers.process import ThreadShare, Worker
 from tests.model_core.fakes import Clock, FakeRunner, parameters
 
 TIMEOUT_S = 30.0  # only fails the test
@@ -79,6 +81,20 @@ def test_a_request_goes_where_an_identical_one_is_in_flight() -> None:
     assert bench.loads == [1, 1]
     bench.run_until_idle()
     assert [future.result(timeout=0).best.token_ids[0] for future in futures] == [1, 2, 1, 1, 1, 1]
+
+
+def test_an_engine_whose_worker_is_away_gets_nothing_while_there_is_another() -> None:
+    bench = Bench()
+    order, threads = Order({}, 0, 1), ThreadShare(1)
+    workers = [Worker((), order, threads) for _ in range(2)]
+    bench.engines = Engines(bench.parts, workers)
+    workers[1].is_ready = True
+    for number in range(3):
+        bench.submit(number)
+    assert bench.loads == [0, 3]
+    workers[1].is_ready = False
+    bench.submit(4)
+    assert bench.loads == [1, 3]
 
 
 def test_loads_are_added_up() -> None:
