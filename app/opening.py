@@ -154,14 +154,15 @@ def _num_fitting(settings: Settings, sources: Sequence[ModelSource], memory_byte
         try:
             shape = read_shape(source.location, revised)
         except CheckpointError:
-            return _FEW_WORKERS  # whoever loads it says what is wrong
+            return 1  # whoever loads it says what is wrong
         each_bytes += shape.weight_bytes + shape.copied_bytes
     return max(1, memory_bytes // 2 // each_bytes)
 
 
 def worker_command(log_format: LogFormat) -> tuple[str, ...]:
     """Runs a worker process; see `app.worker`."""
-    return (sys.executable, "-m", "app.worker", log_format)
+    # -P: an `app` in the current folder is somebody else's.
+    return (sys.executable, "-P", "-m", "app.worker", log_format)
 
 
 def _is_for_cuda(source: ModelSource, settings: Settings) -> bool:

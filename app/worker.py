@@ -18,7 +18,7 @@ def main() -> None:
 
     A signal to the whole group of processes is the server's to obey: it may have calls to finish.
     """
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, signal.SIG_IGN)
     os.nice(_NICENESS)
     from app.freed_memory import FreedMemory

@@ -1,18 +1,22 @@
 """Several engines that serve the same checkpoints, each in a worker of its own, behind one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import reduce
 from itertools import compress
 from operator import add, attrgetter
+from typing import TypeVar
 
 from model_core.engine import Condition, Engine
+from model_core.errors import EngineClosedError, QueueFullError
 from model_core.generation import GenerationParameters
 from model_core.ledger import EngineStats
 from model_core.request import Output, Priority, Prospect
 from model_core.workers.process import Worker
+
+_T = TypeVar("_T")
 
 
 class Engines:
@@ -43,18 +47,23 @@ class Engines:
         priority: Priority = "interactive",
     ) -> Future[Output]:
         """See `Engine.submit`."""
+
+        def submit_to(engine: Engine) -> Future[Output]:
+            return engine.submit(
+                model, source_ids, parameters, deadline=deadline, client=client, priority=priority
+            )
+
         able = self._able
-        same = (each for each in able if each.has(model, source_ids, parameters))
-        engine = next(same, None) or _least_loaded(able)
-        return engine.submit(
-            model, source_ids, parameters, deadline=deadline, client=client, priority=priority
-        )
+        for engine in able:
+            if engine.has(model, source_ids, parameters):
+                return submit_to(engine)
+        return _first_with_room(able, submit_to)
 
     def check_room(self, model: str, prospect: Prospect) -> None:
         """See `Engine.check_room`; those ahead are spread over the engines."""
         able = self._able
         part = replace(prospect, num_ahead=math.ceil(prospect.num_ahead / len(able)))
-        _least_loaded(able).check_room(model, part)
+        _first_with_room(able, lambda engine: engine.check_room(model, part))
 
     def stats(self, model: str) -> EngineStats:
         """The load of one checkpoint in all engines."""
@@ -85,5 +94,16 @@ class Engines:
         return tuple(compress(self.engines, (state == max(states) for state in states)))
 
 
-def _least_loaded(engines: Sequence[Engine]) -> Engine:
-    return min(engines, key=attrgetter("work"))
+def _first_with_room(engines: Sequence[Engine], ask: Callable[[Engine], _T]) -> _T:
+    """What the least loaded engine says; where it refuses, those after it are asked too.
+
+    Queues are of requests, and loads are of rows: a queue may be full where the load is least.
+    """
+    refusal: QueueFullError | EngineClosedError | None = None
+    for engine in sorted(engines, key=attrgetter("work")):
+        try:
+            return ask(engine)
+        except (QueueFullError, EngineClosedError) as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal

@@ -2,9 +2,11 @@
 
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +21,7 @@ from model_core.generation import GenerationLimits
 from model_core.ledger import EngineStats
 from model_core.observer import EngineObserver
 from model_core.own_thread import in_thread_of_its_own
+from model_core.repository import Repository
 from model_core.request import Output, Priority, Prospect
 from model_core.runner import ModelRunner
 from model_core.scheduler import EngineLimits
@@ -113,6 +116,8 @@ class ModelSet:
 
     def start(self) -> None:
         """Start every loop."""
+        for worker in self.workers:
+            worker.open()
         for engine in self.engines:
             engine.start()
 
@@ -120,10 +125,13 @@ class ModelSet:
         """Stop every loop; what is in flight ends with an error.
 
         Args:
-            timeout: Seconds to wait for the step that each loop is at.
+            timeout: Seconds to wait for the steps that the loops are at.
         """
+        end = None if timeout is None else time.monotonic() + timeout
         for engine in self.engines:
-            engine.close(timeout)
+            engine.close(None if end is None else max(0.0, end - time.monotonic()))
+        for worker in self.workers:
+            worker.hang_up()
         for worker in self.workers:
             worker.close()
 
@@ -177,29 +185,42 @@ def load_models(
     located = {
         source.name: (
             source.location,
-            replace(source.options or options, revision=source.revision),
+            replace(source.options or options, revision=_pinned(source, workers)),
         )
         for source in sources
     }
     processes: Sequence[Worker] = ()
     runs: dict[str, _Run] = {}
-    if workers is not None:
-        processes, described = start_workers(workers, located, encoder_cache_bytes)
-        runs = _remote_runs(processes, described, limits, observer)
-    checkpoints = {
-        name: load_checkpoint(*where) for name, where in located.items() if name not in runs
-    }
-    plans = _cuda_plans(checkpoints, limits, generation_limits, cuda_memory_fraction)
-    choices = {
-        name: choose_runner(
-            checkpoint, encoder_cache_bytes=encoder_cache_bytes, cuda=plans.get(name)
-        )
-        for name, checkpoint in checkpoints.items()
-    }
-    runs |= _local_runs(checkpoints, choices, limits, observer)
-    return ModelSet(
-        {name: _served(name, runs[name], generation_limits) for name in located}, processes
-    )
+    with ExitStack() as undo:  # where something fails below
+        if workers is not None:
+            processes, described = start_workers(workers, located, encoder_cache_bytes)
+            for process in processes:
+                undo.callback(process.close)
+            runs = _remote_runs(processes, described, limits, observer)
+        checkpoints = {
+            name: load_checkpoint(*where) for name, where in located.items() if name not in runs
+        }
+        plans = _cuda_plans(checkpoints, limits, generation_limits, cuda_memory_fraction)
+        choices = {
+            name: choose_runner(
+                checkpoint, encoder_cache_bytes=encoder_cache_bytes, cuda=plans.get(name)
+            )
+            for name, checkpoint in checkpoints.items()
+        }
+        runs |= _local_runs(checkpoints, choices, limits, observer)
+        served = {name: _served(name, runs[name], generation_limits) for name in located}
+        undo.pop_all()
+    return ModelSet(served, processes)
+
+
+def _pinned(source: ModelSource, workers: WorkerOptions | None) -> str | None:
+    """Its revision; one commit for all workers, also for those that are started again later."""
+    if workers is None:
+        return source.revision
+    files = Repository(source.location, source.revision)
+    files.check()
+    files.pin()
+    return files.revision
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ class TextProcessor:
 
     def _learn_length(self, text: str, source_len: int, *, truncated: bool) -> None:
         """Threads may learn over each other: any of their texts will do."""
-        if truncated:
+        if truncated or not text:
             return
         newest = source_len / len(text)
         former = newest if self._tokens_per_char is None else self._tokens_per_char

@@ -2,10 +2,13 @@
 
 import gc
 import logging
+import os
 import pickle  # nosec B403  # asks only whether something can be pickled
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -20,6 +23,8 @@ from model_core.workers.messages import Admission, Call, Description, Order, Rai
 
 _logger = logging.getLogger(__name__)
 
+_WATCH_S = 0.2
+
 
 def run_worker(connection: Connection, between: Callable[[], None]) -> None:
     """Serve the process at the other end until it hangs up.
@@ -32,7 +37,8 @@ def run_worker(connection: Connection, between: Callable[[], None]) -> None:
     try:
         order: Order = connection.recv()
         try:
-            descriptions, runners = _load(order)
+            with _ending_if_hung_up(connection):
+                descriptions, runners = _load(order)
         except Exception as error:  # noqa: BLE001  # whoever ordered it says what it means
             connection.send(_raised(error))
             return
@@ -47,6 +53,23 @@ def run_worker(connection: Connection, between: Callable[[], None]) -> None:
         _logger.debug("the server has gone")
     finally:
         gc.unfreeze()  # extensions complain at exit of what was not collected
+
+
+@contextmanager
+def _ending_if_hung_up(connection: Connection) -> Iterator[None]:
+    """End the process at once if the other end goes; nothing is sent to it meanwhile."""
+    is_over = Event()
+
+    def watch() -> None:
+        while not is_over.is_set():
+            if connection.poll(_WATCH_S) and not is_over.is_set():
+                os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 @in_thread_of_its_own

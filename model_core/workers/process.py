@@ -1,14 +1,19 @@
 """The engine's side: worker processes, and model runners whose tensors are in one."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess  # nosec B404  # our own command
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from operator import attrgetter
+from threading import Lock
 from typing import Any
 
+from model_core.encoder import CPU_BATCHES
 from model_core.errors import WorkerKilledError, WorkerLostError, WorkerRestartedError
 from model_core.request import Request
 from model_core.runner import EncodeReport, StepReport
@@ -17,7 +22,8 @@ from model_core.workers.messages import Call, Description, Method, Order, Raised
 
 _logger = logging.getLogger(__name__)
 
-_SHORT_CALL = 1024  # source tokens: as many as fill an encoder batch
+_SHORT_CALL = CPU_BATCHES.max_tokens  # of sources
+_ATTEMPTS = 3  # to start a worker again: memory may lack for the moment
 _LAST_STEP_S = 2.0  # for a worker to see that its engine has hung up
 
 
@@ -40,7 +46,10 @@ class Worker:
         self._order = order
         self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
         self._connection: Connection | None = None
+        self._lock = Lock()  # of what starts and what closes
+        self._is_closed = False
         self.is_ready = False
         """Whether it has loaded, and has not ended since, as far as is known."""
         self.generation = 0
@@ -59,18 +68,32 @@ class Worker:
         """Of its process; None before it was started."""
         return None if self._process is None else self._process.pid
 
+    def open(self) -> None:
+        """Let it be started again after it was closed."""
+        self._is_closed = False
+
     def start(self) -> None:
-        """Start the process; it loads while this one goes on."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # nosec B603  # no shell, our own command
-                [*self._command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
-        self._connection = Connection(ours.detach())
-        self.generation += 1
+        """Start the process; it loads while this one goes on.
+
+        Raises:
+            WorkerLostError: It was closed.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise WorkerLostError("the worker was closed")
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(  # nosec B603  # no shell, our own command
+                    [*self._command, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    # It is to find the very modules that this process has found.
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            self._socket = ours
+            self._connection = Connection(os.dup(ours.fileno()))
+            self.generation += 1
         self._send(self._order)
 
     def descriptions(self) -> Mapping[str, Description]:
@@ -101,39 +124,70 @@ class Worker:
             CheckpointError: A checkpoint cannot be loaded any more.
             WorkerLostError: The process ended again.
         """
-        self.close()
         _logger.warning("a worker is started again")
-        self.start()
-        self.descriptions()
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            self._end()
+            try:
+                self.start()
+                self.descriptions()
+            except WorkerLostError:
+                if self._is_closed or not attempts_left:
+                    raise
+            else:
+                break
         _logger.warning("the worker is ready again")
 
     def close(self) -> None:
-        """End the process, after its call or without it."""
+        """End the process, after its call or without it; nobody starts another until `open`.
+
+        Called from any thread: whoever waits for an answer gets an error instead.
+        """
+        self.hang_up()
+        self._end()
+
+    def hang_up(self) -> None:
+        """Let the process end, and do not wait for that; see `close`."""
+        with self._lock:
+            self._is_closed = True
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # the other end has gone
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+            self._socket = None
+
+    def _end(self) -> bool:
+        """End the process; whether it had to be killed."""
         self.is_ready = False
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._shut_down()
+        self._connection = None  # closed by whoever may still wait for it
         if self._process is None:
-            return
+            return False
         try:
             self._process.wait(_LAST_STEP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            return True
+        return False
 
     def _send(self, message: Any) -> None:
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             raise WorkerLostError("the worker has ended")
         try:
-            self._connection.send(message)
+            connection.send(message)
         except OSError as error:
             raise self._lost() from error
 
     def _receive(self) -> Any:
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             raise WorkerLostError("the worker has ended")
         try:
-            answer = self._connection.recv()
+            answer = connection.recv()
         except (EOFError, OSError) as error:
             raise self._lost() from error
         if isinstance(answer, Raised):
@@ -142,10 +196,10 @@ class Worker:
 
     def _lost(self) -> WorkerLostError:
         """Why there is no answer; the process has ended, or is as good as that."""
-        self.close()
+        was_killed_here = self._end()
         assert self._process is not None
         status = self._process.returncode
-        if status == -signal.SIGKILL:
+        if status == -signal.SIGKILL and not was_killed_here:
             return WorkerKilledError("the worker was killed")
         return WorkerLostError(f"the worker ended with status {status}")
 
@@ -189,7 +243,11 @@ class ThreadShare:
 
 
 class RemoteRunner:
-    """The model runner of a checkpoint that is in a worker."""
+    """The model runner of a checkpoint that is in a worker.
+
+    A worker that was started again, for whichever of its checkpoints, holds nothing: then every
+    call fails until `reset`, so that what was held is run again.
+    """
 
     def __init__(self, worker: Worker, name: str, slot_cost: SlotCost) -> None:
         self._worker = worker
@@ -230,10 +288,11 @@ class RemoteRunner:
     def reset(self) -> None:
         """See `ModelRunner`; a worker that has ended is started again."""
         self._let_go(list(self._held.values()))
+        if self._worker.is_alive and self._generation == self._worker.generation:
+            with suppress(WorkerLostError):
+                self._worker.call(self._name, "reset")
         if not self._worker.is_alive:
             self._worker.restart()
-        elif self._generation == self._worker.generation:
-            self._worker.call(self._name, "reset")
         self._generation = self._worker.generation
 
     def _call(self, method: Method, argument: Any = None) -> Any:

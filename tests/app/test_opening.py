@@ -98,7 +98,7 @@ def test_workers_are_as_many_as_asked_for_or_few(
 
     assert options is not None
     assert options.num_workers == num_workers
-    assert options.command == (sys.executable, "-m", "app.worker", "text")
+    assert options.command == (sys.executable, "-P", "-m", "app.worker", "text")
 
 
 def test_the_threads_of_torch_count_where_the_settings_leave_them_to_it() -> None:

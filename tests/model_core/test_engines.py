@@ -107,6 +107,17 @@ def test_loads_are_added_up() -> None:
     assert (stats.waiting, stats.waiting_tokens) == (3, 6)
 
 
+def test_where_the_queue_of_the_least_loaded_engine_is_full_another_takes_the_request() -> None:
+    bench = Bench(max_waiting_requests=2)
+    bench.submit(1, num_steps=90)
+    for number in (2, 3):
+        bench.submit(number)
+    assert bench.loads == [1, 2]
+    bench.engines.check_room("a", Prospect(deadline=bench.clock.now + 60))
+    bench.submit(4)
+    assert bench.loads == [2, 2]
+
+
 def test_a_request_is_refused_when_every_queue_is_full() -> None:
     bench = Bench(max_waiting_requests=2)
     prospect = Prospect(deadline=bench.clock.now + 60)

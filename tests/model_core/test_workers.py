@@ -25,6 +25,7 @@ from model_core.errors import (
     DeadlineExceededError,
     EngineClosedError,
     RequestFailedError,
+    WorkerLostError,
 )
 from model_core.generation import GenerationLimits, GenerationOverrides, GenerationParameters
 from model_core.models import ModelSet, ModelSource, load_models
@@ -354,6 +355,40 @@ def test_a_worker_that_ends_while_it_loads_is_an_error_that_names_the_checkpoint
     with pytest.raises(CheckpointError, match=f"{reason} while it loaded bart, t5"):
         loaded([folders["bart"], folders["t5"]], command, num_workers=2)
     assert children_of(os.getpid()) == before
+
+
+def test_a_worker_that_ends_when_it_is_to_forget_is_started_again(
+    started: tuple[tuple[Worker, ...], dict[str, Any]],
+) -> None:
+    (worker, _), costs = started
+    runner = RemoteRunner(worker, "bart", costs["bart"])
+    generation = worker.generation
+    kill(worker.pid)
+    runner.reset()
+    assert (worker.is_ready, worker.generation) == (True, generation + 1)
+
+
+def test_a_worker_that_was_closed_stays_so_until_it_is_opened(bench: Bench) -> None:
+    worker = bench.workers[0]
+    worker.close()
+    with pytest.raises(WorkerLostError, match="closed"):
+        worker.restart()
+    assert not worker.is_ready
+    worker.open()
+    worker.restart()
+    assert worker.is_ready
+
+
+def test_a_worker_that_ends_once_more_while_it_loads_is_tried_again(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    fails_once = f'test -e "$0" || {{ touch "$0"; exit 1; }}; exec {" ".join(COMMAND)} "$1"'
+    command = ("sh", "-c", fails_once, str(tmp_path / "has-failed"))
+    order = Order({"t5": (str(folders["t5"]), CheckpointOptions(device="cpu"))}, 0, 1)
+    worker = Worker(command, order, ThreadShare(1))
+    worker.restart()
+    assert (worker.is_ready, worker.generation) == (True, 2)
+    worker.close()
 
 
 def test_an_engine_whose_worker_cannot_be_started_again_is_dead(
