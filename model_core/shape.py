@@ -70,10 +70,11 @@ def read_shape(source: str, options: CheckpointOptions) -> Shape:
     """
     files = Repository(source, options.revision)
     files.check()
+    files.pin()
     config = files.json("config.json", required=True)
     try:
         kwargs = {**files.kwargs, "trust_remote_code": options.trust_remote_code}
-        model_config = AutoConfig.from_pretrained(source, **kwargs)
+        model_config = AutoConfig.from_pretrained(source, **kwargs)  # nosec B615  # as pinned
         device = _device_type(options.device)
         dtype = _dtype(options.dtype, device, model_config)
         with torch.device("meta"):
