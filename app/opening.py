@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from model_core.generation import GenerationLimits
 from model_core.models import ModelSource, load_models
 from model_core.repository import Repository
 from model_core.scheduler import EngineLimits
-from model_core.shape import read_shape
+from model_core.shape import Shape, device_type, read_shape
 from model_core.spelling import did_you_mean
 from model_core.workers.start import WorkerOptions
 
@@ -44,9 +44,9 @@ def open_service(
 
     Args:
         settings: The operator's.
-        has_workers: Whether checkpoints go to worker processes, if the settings say so.
         is_partial: Whether some checkpoints of the set-up are left out on purpose, so that the
             file of checkpoint settings may name others.
+        has_workers: Whether checkpoints go to worker processes, if the settings say so.
 
     Raises:
         CheckpointSettingsError: The file of checkpoint settings is wrong.
@@ -106,31 +106,19 @@ def configured_sources(
     return with_settings(sources, own_settings, options, settings.checkpoints_file)
 
 
-def worker_options(settings: Settings, sources: Iterable[ModelSource]) -> WorkerOptions | None:
+def worker_options(settings: Settings, sources: Collection[ModelSource]) -> WorkerOptions | None:
     """The worker processes of a server; None where it decodes itself.
 
     Raises:
         CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
     """
-    num_workers = resolve_workers(settings, list(sources), available_memory())
+    check_workers(settings, sources)
+    options = checkpoint_options(settings)
+    shapes = (read_shape(each.location, each.options_over(options)) for each in sources)
+    num_workers = resolve_workers(settings, sources, shapes, available_memory())
     if not num_workers:
         return None
     return WorkerOptions(num_workers, worker_command(settings.log_format))
-
-
-def resolve_workers(settings: Settings, sources: Sequence[ModelSource], memory_bytes: int) -> int:
-    """How many worker processes a server has in so much memory, 0 where it decodes itself.
-
-    Raises:
-        CheckpointError: There are to be some, and a checkpoint is to run on a GPU.
-    """
-    check_workers(settings, sources)
-    if settings.workers != "auto":
-        return settings.workers
-    if any(_is_for_cuda(source, settings) for source in sources):
-        return 0
-    num_threads = settings.num_threads or torch.get_num_threads()
-    return min(_FEW_WORKERS, num_threads, _num_fitting(settings, sources, memory_bytes))
 
 
 def check_workers(settings: Settings, sources: Iterable[ModelSource]) -> None:
@@ -145,18 +133,35 @@ def check_workers(settings: Settings, sources: Iterable[ModelSource]) -> None:
         raise CheckpointError(f"{variable('workers')} is {settings.workers}: expected {expected}")
 
 
-def _num_fitting(settings: Settings, sources: Sequence[ModelSource], memory_bytes: int) -> int:
+def resolve_workers(
+    settings: Settings,
+    sources: Iterable[ModelSource],
+    shapes: Iterable[Shape],
+    memory_bytes: int,
+) -> int:
+    """How many worker processes a server has, 0 where it decodes itself.
+
+    Args:
+        settings: The operator's.
+        sources: Its checkpoints.
+        shapes: Of these; read only where their size decides.
+        memory_bytes: Of all processes together.
+    """
+    if settings.workers != "auto":
+        return settings.workers
+    if any(_is_for_cuda(source, settings) for source in sources):
+        return 0
+    most = min(_FEW_WORKERS, settings.num_threads or torch.get_num_threads())
+    return most if most == 1 else min(most, _num_fitting(shapes, memory_bytes))
+
+
+def _num_fitting(shapes: Iterable[Shape], memory_bytes: int) -> int:
     """Workers that leave half of the memory for caches and all else; one, if none does."""
-    options = checkpoint_options(settings)
-    each_bytes = _WORKER_BYTES
-    for source in sources:
-        revised = replace(source.options or options, revision=source.revision)
-        try:
-            shape = read_shape(source.location, revised)
-        except CheckpointError:
-            return 1  # whoever loads it says what is wrong
-        each_bytes += shape.weight_bytes + shape.copied_bytes
-    return max(1, memory_bytes // 2 // each_bytes)
+    try:
+        weights = sum(shape.weight_bytes + shape.copied_bytes for shape in shapes)
+    except CheckpointError:
+        return 1  # whoever loads it says what is wrong
+    return max(1, memory_bytes // 2 // (_WORKER_BYTES + weights))
 
 
 def worker_command(log_format: LogFormat) -> tuple[str, ...]:
@@ -167,7 +172,7 @@ def worker_command(log_format: LogFormat) -> tuple[str, ...]:
 
 def _is_for_cuda(source: ModelSource, settings: Settings) -> bool:
     device = settings.device if source.options is None else source.options.device
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return device_type(device) == "cuda"
 
 
 def engine_limits(settings: Settings) -> EngineLimits:

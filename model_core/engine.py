@@ -135,7 +135,7 @@ class Engine:
         return subscription.future
 
     def check_room(self, model: str, prospect: Prospect) -> None:
-        """Refuse a request of any size that would be refused; spares the work of preparing it.
+        """Refuse a request that would be refused; spares the work of preparing it.
 
         Args:
             model: See `submit`.

@@ -91,7 +91,8 @@ class Engines:
             (engine.condition == "ready") + has
             for engine, has in zip(self.engines, has_worker, strict=True)
         ]
-        return tuple(compress(self.engines, (state == max(states) for state in states)))
+        best = max(states)
+        return tuple(compress(self.engines, (state == best for state in states)))
 
 
 def _first_with_room(engines: Sequence[Engine], ask: Callable[[Engine], _T]) -> _T:

@@ -28,7 +28,7 @@ from model_core.scheduler import EngineLimits
 from model_core.text import PreparedSource, TextProcessor
 from model_core.workers.messages import Description
 from model_core.workers.process import RemoteRunner, Worker
-from model_core.workers.start import WorkerOptions, start_workers
+from model_core.workers.start import WorkerOptions, close_workers, start_workers
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +48,10 @@ class ModelSource:
     location: str
     revision: str | None = None
     options: CheckpointOptions | None = None
+
+    def options_over(self, defaults: CheckpointOptions) -> CheckpointOptions:
+        """How to load it, at its revision, where others are loaded so."""
+        return replace(self.options or defaults, revision=self.revision)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,10 +134,7 @@ class ModelSet:
         end = None if timeout is None else time.monotonic() + timeout
         for engine in self.engines:
             engine.close(None if end is None else max(0.0, end - time.monotonic()))
-        for worker in self.workers:
-            worker.hang_up()
-        for worker in self.workers:
-            worker.close()
+        close_workers(self.workers)
 
 
 def _engines_of(model: ServedModel) -> tuple[Engine, ...]:
@@ -185,7 +186,7 @@ def load_models(
     located = {
         source.name: (
             source.location,
-            replace(source.options or options, revision=_pinned(source, workers)),
+            source.options_over(options) if workers is None else _pinned(source, options),
         )
         for source in sources
     }
@@ -194,8 +195,7 @@ def load_models(
     with ExitStack() as undo:  # where something fails below
         if workers is not None:
             processes, described = start_workers(workers, located, encoder_cache_bytes)
-            for process in processes:
-                undo.callback(process.close)
+            undo.callback(close_workers, processes)
             runs = _remote_runs(processes, described, limits, observer)
         checkpoints = {
             name: load_checkpoint(*where) for name, where in located.items() if name not in runs
@@ -213,14 +213,12 @@ def load_models(
     return ModelSet(served, processes)
 
 
-def _pinned(source: ModelSource, workers: WorkerOptions | None) -> str | None:
-    """Its revision; one commit for all workers, also for those that are started again later."""
-    if workers is None:
-        return source.revision
+def _pinned(source: ModelSource, options: CheckpointOptions) -> CheckpointOptions:
+    """One commit for all workers, also for those that are started again later."""
     files = Repository(source.location, source.revision)
     files.check()
     files.pin()
-    return files.revision
+    return replace(source.options_over(options), revision=files.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +269,6 @@ def _remote_runs(
     """What workers run: the lean checkpoints, on an engine for each worker."""
     if not workers:
         return {}
-    costs = {name: each.slot_cost for name, each in described.items() if each.slot_cost}
     part = replace(
         limits,
         max_waiting_requests=math.ceil(limits.max_waiting_requests / len(workers)),
@@ -280,7 +277,10 @@ def _remote_runs(
     engines = Engines(
         [
             Engine(
-                {name: RemoteRunner(worker, name, cost) for name, cost in costs.items()},
+                {
+                    name: RemoteRunner(worker, name, each.slot_cost)
+                    for name, each in described.items()
+                },
                 part,
                 observer=observer,
             )
@@ -288,9 +288,7 @@ def _remote_runs(
         ],
         workers,
     )
-    return {
-        name: _Run(described[name].checkpoint, described[name].family, engines) for name in costs
-    }
+    return {name: _Run(each.checkpoint, each.family, engines) for name, each in described.items()}
 
 
 def _cuda_plans(

@@ -75,7 +75,7 @@ def read_shape(source: str, options: CheckpointOptions) -> Shape:
     try:
         kwargs = {**files.kwargs, "trust_remote_code": options.trust_remote_code}
         model_config = AutoConfig.from_pretrained(source, **kwargs)  # nosec B615  # as pinned
-        device = _device_type(options.device)
+        device = device_type(options.device)
         dtype = _dtype(options.dtype, device, model_config)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(  # type: ignore[no-untyped-call]
@@ -172,7 +172,8 @@ def _linears(part: Any) -> Iterator[Linear]:
             yield from _linears(getattr(part, each.name))
 
 
-def _device_type(name: str) -> str:
+def device_type(name: str) -> str:
+    """Of a device as `CheckpointOptions` names it: `cpu` or `cuda`; it need not be there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name.partition(":")[0]

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,7 +71,7 @@ def plan(
             source_len=source_len, max_length=max_length, num_beams=num_beams
         )
         memory_bytes = memory or _memory_of(shape)
-        num_workers = resolve_workers(settings, [source], memory_bytes)
+        num_workers = resolve_workers(settings, [source], [shape], memory_bytes)
         planned = make_plan(shape, workload, memory_bytes, settings, num_workers=num_workers)
     for line in _report(shape, workload, memory_bytes, planned, settings):
         click.echo(line)
@@ -86,8 +85,7 @@ def _read_shape(settings: Settings) -> "tuple[Shape, ModelSource]":
     options = checkpoint_options(settings)
     (source,) = configured_sources(settings, options, is_partial=True).values()
     check_workers(settings, [source])
-    revised = replace(source.options or options, revision=source.revision)
-    return read_shape(source.location, revised), source
+    return read_shape(source.location, source.options_over(options)), source
 
 
 def _memory_of(shape: "Shape") -> int:

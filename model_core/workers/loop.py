@@ -79,11 +79,11 @@ def _load(order: Order) -> tuple[dict[str, Description], dict[str, "_Served"]]:
     for name, (location, options) in order.checkpoints.items():
         checkpoint = load_checkpoint(location, options)
         choice = choose_runner(checkpoint, encoder_cache_bytes=order.encoder_cache_bytes)
-        slot_cost = None
-        if isinstance(choice.runner, LeanRunner):
-            slot_cost = choice.runner.slot_cost
+        if isinstance(choice.runner, LeanRunner):  # what goes through generate() is not kept
             served[name] = _Served(choice.runner)
-        descriptions[name] = Description(checkpoint.without_model(), choice.family, slot_cost)
+            descriptions[name] = Description(
+                checkpoint.without_model(), choice.family, choice.runner.slot_cost
+            )
     return descriptions, served
 
 

@@ -35,18 +35,17 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A checkpoint that a worker has loaded, as everybody else needs it.
+    """A checkpoint that a worker keeps, as everybody else needs it.
 
     Attributes:
         checkpoint: Without its model.
         family: Of its decoder.
-        slot_cost: What its slots cost; None where it goes through `generate()`: the worker does
-            not keep it.
+        slot_cost: What its slots cost.
     """
 
     checkpoint: Checkpoint
     family: str
-    slot_cost: SlotCost | None
+    slot_cost: SlotCost
 
 
 @dataclass(frozen=True, slots=True)

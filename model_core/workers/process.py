@@ -97,7 +97,7 @@ class Worker:
         self._send(self._order)
 
     def descriptions(self) -> Mapping[str, Description]:
-        """Wait until it has loaded; what it has, by name.
+        """Wait until it has loaded; what it keeps of that, by name.
 
         Raises:
             CheckpointError: A checkpoint cannot be loaded.
@@ -173,19 +173,20 @@ class Worker:
             return True
         return False
 
-    def _send(self, message: Any) -> None:
-        connection = self._connection
-        if connection is None:
+    def _connected(self) -> Connection:
+        if self._connection is None:
             raise WorkerLostError("the worker has ended")
+        return self._connection
+
+    def _send(self, message: Any) -> None:
+        connection = self._connected()
         try:
             connection.send(message)
         except OSError as error:
             raise self._lost() from error
 
     def _receive(self) -> Any:
-        connection = self._connection
-        if connection is None:
-            raise WorkerLostError("the worker has ended")
+        connection = self._connected()
         try:
             answer = connection.recv()
         except (EOFError, OSError) as error:

@@ -37,8 +37,8 @@ def start_workers(
         encoder_cache_bytes: Bound of each encoder-output cache, 0 for none.
 
     Returns:
-        The workers, and what each of them has loaded and keeps, by name. There are none where all
-        checkpoints go through `generate()`.
+        The workers, and what each of them keeps, by name. There are none where all checkpoints go
+        through `generate()`.
 
     Raises:
         CheckpointError: A checkpoint cannot be loaded.
@@ -52,14 +52,19 @@ def start_workers(
             worker.start()
         described = [worker.descriptions() for worker in workers]
     except BaseException as error:
-        for worker in workers:
-            worker.close()
+        close_workers(workers)
         if isinstance(error, WorkerLostError):
             raise CheckpointError(f"{error} while it loaded {', '.join(checkpoints)}") from error
         raise
-    kept = {name: each for name, each in described[0].items() if each.slot_cost is not None}
-    if not kept:
-        for worker in workers:
-            worker.close()
-        return (), {}
-    return tuple(workers), kept
+    if not described[0]:
+        close_workers(workers)
+        workers = []
+    return tuple(workers), described[0]
+
+
+def close_workers(workers: Sequence[Worker]) -> None:
+    """End workers; all have hung up before any of them is waited for."""
+    for worker in workers:
+        worker.hang_up()
+    for worker in workers:
+        worker.close()

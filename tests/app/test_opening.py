@@ -9,6 +9,7 @@ from app.settings import SHIPPED, Settings
 from model_core.checkpoint import CheckpointOptions
 from model_core.errors import CheckpointError
 from model_core.models import ModelSource
+from model_core.shape import read_shape
 
 
 def test_a_shipped_name_is_a_folder_of_the_package(
@@ -114,9 +115,10 @@ def test_there_are_fewer_workers_where_their_weights_would_take_the_memory(
 ) -> None:
     settings = Settings(device="cpu", num_threads=2)
     shipped = [*model_sources(["translate-en-de", "summarize-en"]).values()]
-    assert resolve_workers(settings, shipped, gibibytes * 2**30) == num_workers
+    shapes = [read_shape(each.location, CheckpointOptions(device="cpu")) for each in shipped]
+    assert resolve_workers(settings, shipped, shapes, gibibytes * 2**30) == num_workers
     asked_for = settings.model_copy(update={"workers": 3})
-    assert resolve_workers(asked_for, shipped, gibibytes * 2**30) == 3
+    assert resolve_workers(asked_for, shipped, shapes, gibibytes * 2**30) == 3
 
 
 def test_no_workers_are_an_engine_in_the_process() -> None:
