@@ -8,6 +8,7 @@ from model_core.engine import Engine
 from model_core.errors import UnknownLanguageError
 from model_core.language_tags import match_language
 from model_core.models import ModelSet, ServedModel
+from model_core.workers.process import Worker
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +35,11 @@ class Routing:
     def engines(self) -> tuple[Engine, ...]:
         """What runs the checkpoints."""
         return self._loaded.engines
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """Processes that some of them are in."""
+        return self._loaded.workers
 
     def start(self) -> None:
         """Begin to answer."""

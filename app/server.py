@@ -1,6 +1,7 @@
 """The server process: binds, loads, serves, drains."""
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import signal
@@ -51,6 +52,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     # While loading, and once uvicorn has shut down: it then repeats the signal.
     exit_on_signals()
+    faulthandler.enable()  # a crash in native code says where
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # Before the weights: a port in use fails fast.
     with _bind(settings.host, settings.port) as listener:

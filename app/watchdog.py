@@ -22,6 +22,9 @@ class Watchdog:
         stuck = set(self._service.stuck)
         for engine in stuck - self._reported:
             _logger.error("a step is stuck after %.0f s:\n%s", engine.turn_s, _stack_of(engine))
+        if stuck - self._reported:
+            for worker in self._service.routing.workers:
+                worker.dump_stacks()  # an engine that waits for its worker shows nothing else
         for _ in self._reported - stuck:
             _logger.warning("a step that was stuck has ended")
         self._reported = stuck

@@ -1,5 +1,6 @@
 """A worker process of `tandem serve`: `python -m app.worker LOG_FORMAT SOCKET`."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ def main() -> None:
     """
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, signal.SIG_IGN)
+    faulthandler.enable()  # a crash in native code says where
     os.nice(_NICENESS)
     from app.freed_memory import FreedMemory
     from app.logs import configure_logging

@@ -1,5 +1,6 @@
 """The worker's side: loads what it is told to, and runs it call by call."""
 
+import faulthandler
 import gc
 import logging
 import os
@@ -19,7 +20,15 @@ from model_core.lean import LeanRunner
 from model_core.own_thread import in_thread_of_its_own
 from model_core.request import Request
 from model_core.runner import EncodeReport
-from model_core.workers.messages import Admission, Call, Description, Order, Raised, Stepped
+from model_core.workers.messages import (
+    DUMP_STACKS,
+    Admission,
+    Call,
+    Description,
+    Order,
+    Raised,
+    Stepped,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +43,7 @@ def run_worker(connection: Connection, between: Callable[[], None]) -> None:
             is `Raised` where something went wrong.
         between: Called after each call.
     """
+    faulthandler.register(DUMP_STACKS)  # answers also from within native code
     try:
         order: Order = connection.recv()
         try:

@@ -3,6 +3,7 @@
 They are parent and child on a socket that nobody else has: messages are pickled.
 """
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,9 @@ from model_core.checkpoint import Checkpoint, CheckpointOptions
 from model_core.generation import GenerationParameters
 from model_core.request import Output
 from model_core.slot_cost import SlotCost
+
+DUMP_STACKS = signal.SIGUSR1
+"""Tells a worker that has loaded to write where its threads are to standard error."""
 
 Method = Literal["admit", "step", "remove", "reset"]
 RequestId = str

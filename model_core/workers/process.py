@@ -18,7 +18,15 @@ from model_core.errors import WorkerKilledError, WorkerLostError, WorkerRestarte
 from model_core.request import Request
 from model_core.runner import EncodeReport, StepReport
 from model_core.slot_cost import SlotCost
-from model_core.workers.messages import Call, Description, Method, Order, Raised, Stepped
+from model_core.workers.messages import (
+    DUMP_STACKS,
+    Call,
+    Description,
+    Method,
+    Order,
+    Raised,
+    Stepped,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -67,6 +75,15 @@ class Worker:
     def pid(self) -> int | None:
         """Of its process; None before it was started."""
         return None if self._process is None else self._process.pid
+
+    def dump_stacks(self) -> None:
+        """Have the process write to standard error where it is, if it has loaded; see `loop`.
+
+        Called from any thread.
+        """
+        process = self._process  # first: what is ready now is this one, or this one is over
+        if process is not None and self.is_ready:
+            process.send_signal(DUMP_STACKS)
 
     def open(self) -> None:
         """Let it be started again after it was closed."""

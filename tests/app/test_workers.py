@@ -106,3 +106,36 @@ def test_a_signal_to_the_whole_group_of_processes_lets_calls_end(
 
     assert all(texts_of(calls))
     assert "started again" not in served.log
+
+
+def test_a_worker_that_is_stuck_says_where_and_the_server_goes_on_after_it() -> None:
+    with serving(*TRANSLATE, "--stuck-s", "2") as served, ThreadPoolExecutor() as threads:
+        workers = children_of(served.process.pid)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        call = threads.submit(post, served, TEXTS[0])
+        served.until(lambda: "a step is stuck after" in served.log)
+        health = served.client.get("/health")
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+        answered = call.result()
+        served.until(lambda: served.client.get("/ready").status_code == 200)
+
+    assert health.json() == {"status": "stuck"}
+    assert answered.status_code == 200
+    assert "in run_worker" in served.log, "the log shows where the workers were"
+
+
+def test_a_server_whose_worker_is_stuck_still_ends_in_time() -> None:
+    with serving(*TRANSLATE, "--drain-s", "0") as served, ThreadPoolExecutor() as threads:
+        workers = children_of(served.process.pid)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        call = threads.submit(post, served, TEXTS[0])
+        served.until(lambda: served.sample("tandem_running_requests") > 0)
+        served.process.send_signal(signal.SIGTERM)
+        cut_off = call.result()
+        assert served.end() == 0
+        assert none_is_running(workers)
+
+    assert (cut_off.status_code, cut_off.json()["type"]) == (503, "urn:tandem:unavailable")
