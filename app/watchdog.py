@@ -20,9 +20,10 @@ class Watchdog:
     def look(self) -> None:
         """Report each step that has become stuck since the last look, once, with its stack."""
         stuck = set(self._service.stuck)
-        for engine in stuck - self._reported:
+        newly_stuck = stuck - self._reported
+        for engine in newly_stuck:
             _logger.error("a step is stuck after %.0f s:\n%s", engine.turn_s, _stack_of(engine))
-        if stuck - self._reported:
+        if newly_stuck:
             for worker in self._service.routing.workers:
                 worker.dump_stacks()  # an engine that waits for its worker shows nothing else
         for _ in self._reported - stuck:

@@ -32,6 +32,11 @@ def none_is_running(pids: Sequence[int]) -> bool:
     return not any(map(is_running, pids))
 
 
+def send(signal_number: signal.Signals, pids: Sequence[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal_number)
+
+
 def post(served: Served, text: str) -> httpx.Response:
     return served.client.post("/translate", json={"text": text, "parameters": LONG})
 
@@ -99,8 +104,7 @@ def test_a_signal_to_the_whole_group_of_processes_lets_calls_end(
     with serving(*TRANSLATE) as served:
         workers = children_of(served.process.pid)
         with under_load(served) as calls:
-            for pid in (*workers, served.process.pid):
-                os.kill(pid, signal_number)
+            send(signal_number, (*workers, served.process.pid))
         assert served.end() == 0
         assert none_is_running(workers)
 
@@ -111,13 +115,11 @@ def test_a_signal_to_the_whole_group_of_processes_lets_calls_end(
 def test_a_worker_that_is_stuck_says_where_and_the_server_goes_on_after_it() -> None:
     with serving(*TRANSLATE, "--stuck-s", "2") as served, ThreadPoolExecutor() as threads:
         workers = children_of(served.process.pid)
-        for worker in workers:
-            os.kill(worker, signal.SIGSTOP)
+        send(signal.SIGSTOP, workers)
         call = threads.submit(post, served, TEXTS[0])
         served.until(lambda: "a step is stuck after" in served.log)
         health = served.client.get("/health")
-        for worker in workers:
-            os.kill(worker, signal.SIGCONT)
+        send(signal.SIGCONT, workers)
         answered = call.result()
         served.until(lambda: served.client.get("/ready").status_code == 200)
 
@@ -129,8 +131,7 @@ def test_a_worker_that_is_stuck_says_where_and_the_server_goes_on_after_it() -> 
 def test_a_server_whose_worker_is_stuck_still_ends_in_time() -> None:
     with serving(*TRANSLATE, "--drain-s", "0") as served, ThreadPoolExecutor() as threads:
         workers = children_of(served.process.pid)
-        for worker in workers:
-            os.kill(worker, signal.SIGSTOP)
+        send(signal.SIGSTOP, workers)
         call = threads.submit(post, served, TEXTS[0])
         served.until(lambda: served.sample("tandem_running_requests") > 0)
         served.process.send_signal(signal.SIGTERM)
