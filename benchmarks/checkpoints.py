@@ -41,6 +41,7 @@ def build_checkpoint(shape: Shape, folder: Path) -> None:
         decoder_start_token_id=config.decoder_start_token_id,
         pad_token_id=config.pad_token_id,
         eos_token_id=config.eos_token_id,
+        num_beams=4,  # as such checkpoints have it: on a GPU its steps are captured
     )
     model.save_pretrained(folder)
     _word_tokenizer(shape).save_pretrained(folder)

@@ -60,8 +60,10 @@ class BeamSearch(Search):
     def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see log-probabilities, as in transformers' beam search."""
         num_slots = logits.shape[0] // self.num_beams
-        logits = logits.float()
-        log_probs = torch.log_softmax(logits, dim=-1, out=logits)  # memory of that size is slow
+        if logits.dtype == torch.float32:
+            log_probs = torch.log_softmax(logits, dim=-1, out=logits)  # fresh memory is slow
+        else:
+            log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         log_probs = self._process(log_probs.view(num_slots, self.num_beams, -1))
         in_prompt = self._in_prompt(num_slots)
         scores, parents, token_ids, is_usable = self._candidates(log_probs, in_prompt)
@@ -123,13 +125,10 @@ class BeamSearch(Search):
 
         The best of each row are found first, and only they are added to a score. Where two scores
         are equal, all of the slot are ranked as transformers ranks them, so that the same one wins;
-        one more than is wanted shows whether the last has an equal.
+        one more than is wanted shows whether the last has an equal. On a GPU, where a search is
+        fixed, nobody knows which of two equal scores transformers takes.
         """
         num_slots, num_beams, vocab = log_probs.shape
-        if self._fixed is not None:
-            totals = (log_probs + self._live_scores[:num_slots, :, None]).flatten(1)
-            scores, flat = totals.topk(self.num_candidates)
-            return scores, *self._split(flat, log_probs)
         of_row = min(self.num_candidates + 1, vocab)
         best, tokens = top_k(log_probs.view(-1, vocab), of_row)
         live_scores = self._live_scores[:num_slots, :, None]
@@ -137,6 +136,8 @@ class BeamSearch(Search):
         ranked, flat = totals.topk(min(self.num_candidates + 1, totals.shape[1]))
         scores, flat = ranked[:, : self.num_candidates], flat[:, : self.num_candidates]
         parents, token_ids = flat // of_row, tokens.view(num_slots, -1).gather(1, flat)
+        if self._fixed is not None:
+            return scores, parents, token_ids  # the device is asked nothing
         has_equals = (ranked[:, 1:] == ranked[:, :-1]).any(1)
         for slot in has_equals.nonzero()[:, 0].tolist():
             scores[slot], flat = self._totals(log_probs, slot).topk(self.num_candidates)

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
@@ -236,7 +237,7 @@ class _Loader:
         # The list names models that write text from audio, too: those are decoder-only.
         if (
             model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-            or not AutoConfig.for_model(str(model_type)).is_encoder_decoder
+            or not CONFIG_MAPPING[str(model_type)].is_encoder_decoder
         ):
             found = (
                 f"the architecture {model_type!r} ({', '.join(config.get('architectures') or [])})"

@@ -3,6 +3,7 @@
 What differs between families is data (see `model_core.families`), not code.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -51,6 +52,17 @@ class Linear:
         if len(biases) != len(parts):
             raise ValueError("either all fused parts have a bias or none")
         return cls(weight, torch.cat(biases))
+
+    def scaled(self, factor: float, num_outputs: int | None = None) -> "Linear":
+        """Another one, whose first outputs, or all, are `factor` times as large."""
+        weight, bias = (
+            None if part is None else part.detach().clone() for part in (self.weight, self.bias)
+        )
+        assert weight is not None
+        for part in (weight, bias):
+            if part is not None:
+                part[:num_outputs] *= factor
+        return Linear(weight, bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +279,7 @@ class Decoder:
         head: Hidden states -> logits.
         num_heads: Attention heads, in self- and cross-attention.
         head_dim: Width of one head.
-        attention_scale: Factor on the queries.
+        attention_scale: Factor on the queries that is not in their projections' weights.
         norm_first: Norms stand before their blocks (pre-norm), not after the residual.
         final_norm: After the last layer, if there is one.
         position_biases: Relative-position biases of the self-attention: none, one shared by all
@@ -296,6 +308,18 @@ class Decoder:
         return CacheLayout(
             len(self.layers), self.num_heads, self.head_dim, weight.dtype, weight.device
         )
+
+    def folded(self) -> "Decoder":
+        """The same with the attention scale in the weights, where that changes no bit of a query.
+
+        A power of two only moves exponents, and the least ones of float32 and bfloat16 are far off.
+        """
+        mantissa, _ = math.frexp(self.attention_scale)
+        is_exact = mantissa == 0.5 and self.cache_layout.dtype in (torch.float32, torch.bfloat16)
+        if not is_exact or self.attention_scale == 1.0:
+            return self
+        layers = tuple(_folded(layer, self.attention_scale) for layer in self.layers)
+        return replace(self, layers=layers, attention_scale=1.0)
 
     def packed(self, *, int8: bool = False) -> "Decoder":
         """The same with packed weights, where that is faster; as int8 if asked for."""
@@ -342,6 +366,9 @@ class Decoder:
             hidden = self.final_norm(hidden)
         return self.head(hidden)
 
+    def _scaled(self, query: Tensor) -> Tensor:
+        return query if self.attention_scale == 1.0 else query * self.attention_scale
+
     def _residual(self, hidden: Tensor, norm: Norm, block: Callable[[Tensor], Tensor]) -> Tensor:
         if self.norm_first:
             return hidden + block(norm(hidden))
@@ -357,7 +384,7 @@ class Decoder:
         projected = attention.query_key_value(hidden).view(-1, 3, self.num_heads, self.head_dim)
         attended = [
             context.self_attention(
-                index, rows[:, 0] * self.attention_scale, key=rows[:, 1], value=rows[:, 2]
+                index, self._scaled(rows[:, 0]), key=rows[:, 1], value=rows[:, 2]
             )
             for context, rows in zip(contexts, _split(projected, contexts), strict=True)
         ]
@@ -370,13 +397,23 @@ class Decoder:
         contexts: Sequence[AttentionContext],
         hidden: Tensor,
     ) -> Tensor:
-        query = attention.query(hidden) * self.attention_scale
+        query = self._scaled(attention.query(hidden))
         query = query.view(-1, self.num_heads, self.head_dim)
         attended = [
             context.cross_attention(index, rows)
             for context, rows in zip(contexts, _split(query, contexts), strict=True)
         ]
         return attention.output(_joined(attended))
+
+
+def _folded(layer: DecoderLayer, scale: float) -> DecoderLayer:
+    own, cross = layer.self_attention, layer.cross_attention
+    num_queries = own.query_key_value.weight.shape[0] // 3
+    return replace(
+        layer,
+        self_attention=replace(own, query_key_value=own.query_key_value.scaled(scale, num_queries)),
+        cross_attention=replace(cross, query=cross.query.scaled(scale)),
+    )
 
 
 def _packed(part: _Part, *, int8: bool) -> _Part:

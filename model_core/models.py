@@ -32,6 +32,10 @@ from model_core.workers.start import WorkerOptions, close_workers, start_workers
 
 _logger = logging.getLogger(__name__)
 
+_STEPS_BETWEEN_ADMISSIONS = 4
+"""On a GPU: to launch a pass of the encoder takes the host as long as the device takes for some
+steps."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
@@ -325,7 +329,11 @@ def _least(limit: int, positions: int | None) -> int:
 
 def _limits_of(runner: ModelRunner, limits: EngineLimits) -> EngineLimits:
     if isinstance(runner, PooledRunner):
-        return replace(limits, max_cache_bytes=runner.cache_bytes)
+        return replace(
+            limits,
+            max_cache_bytes=runner.cache_bytes,
+            steps_between_admissions=_STEPS_BETWEEN_ADMISSIONS,
+        )
     return limits
 
 

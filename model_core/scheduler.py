@@ -20,6 +20,9 @@ class EngineLimits:
         max_cache_bytes: Cache bytes reserved by running requests; None where memory is no limit.
         max_encode_tokens: Source tokens that join in one iteration, so that encoding never
             starves what is running. A longer source joins alone.
+        steps_between_admissions: While requests run others join in every step that is so many after
+            the last, or once `max_encode_tokens` wait: where a pass of the encoder takes as long
+            for a few sources as for one, they wait for company.
         max_waiting_requests: Requests that may wait.
         max_waiting_tokens: Source tokens that may wait. A longer source may wait alone.
 
@@ -29,6 +32,7 @@ class EngineLimits:
     max_running_requests: int = 32
     max_cache_bytes: int | None = None
     max_encode_tokens: int = 4096
+    steps_between_admissions: int = 1
     max_waiting_requests: int = 512
     max_waiting_tokens: int = 131_072
 
@@ -69,6 +73,7 @@ class Scheduler:
         self._work = 0.0
         self._num_slots = limits.max_running_requests
         self._num_ends_since_shrunk = 0
+        self._steps_since_admission = 0
         self._given_up: list[Request] = []
         self._pace = Pace()
         self._expected_steps = ExpectedSteps()
@@ -162,6 +167,8 @@ class Scheduler:
         others, who then had too little left themselves.
         """
         admitted: list[Request] = []
+        if self._waits_for_company:
+            return ()
         encode_tokens = 0
         while self._queue:
             request = self._queue.next
@@ -177,7 +184,18 @@ class Scheduler:
             self._queue.take(request)
             self._start(request, now)
             admitted.append(request)
+        if admitted:
+            self._steps_since_admission = 0
         return tuple(admitted)
+
+    @property
+    def _waits_for_company(self) -> bool:
+        limits = self._limits
+        return (
+            bool(self._running)
+            and self._steps_since_admission + 1 < limits.steps_between_admissions
+            and self._waiting_tokens < limits.max_encode_tokens
+        )
 
     def pop_given_up(self) -> tuple[Request, ...]:
         """Requests that have left the queue since the last call without their turn."""
@@ -221,6 +239,7 @@ class Scheduler:
             row_steps: Hypotheses that went through the decoder, over all its steps; where not
                 everybody took part, the others came forward by as much less.
         """
+        self._steps_since_admission += 1
         num_rows = sum(each.parameters.num_hypotheses for each in self._running)
         if num_rows:
             self._pace.stepped(now, row_steps / num_rows)

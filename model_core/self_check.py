@@ -73,7 +73,7 @@ class _RandomSearch(Search):
         index = parents[:, :, None].expand(-1, -1, self._token_ids.shape[2])
         self._token_ids[: self.num_slots] = self._token_ids[: self.num_slots].gather(1, index)
         self._append(self._choices[drawn].to(self._device))
-        nobody = torch.zeros(self.num_slots, dtype=torch.bool)
+        nobody = torch.zeros(self.num_slots, dtype=torch.bool, device=self._device)
         return Choice(parents, done=nobody, failed=nobody)
 
     def fits(self, parameters: GenerationParameters) -> bool:

@@ -49,4 +49,4 @@ def find_family(model: PreTrainedModel) -> tuple[str, Builder] | None:
     if found is None:
         return None
     family, build = found
-    return family, lambda built: build(built).packed()
+    return family, lambda built: build(built).folded().packed()

@@ -108,6 +108,7 @@ def test_the_compiled_kernel_is_attention_written_out(
         assert_close(context, asked)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("num_beams", [1, 4])
 def test_a_captured_step_asks_the_device_nothing(num_beams: int) -> None:
     lean = load_lean("bart")
