@@ -7,7 +7,7 @@ import argparse
 import gc
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,8 +41,10 @@ _DECODED = (
     "bert2bert",
 )
 _READ = ("shipped-translate", "shipped-summarize")
-_BATCH_SIZES = (32, 128)  # of generate() and CTranslate2: the best one counts
+_BATCH_SIZES = (128, 256, 32)  # of generate() and CTranslate2: the best one counts
+_FEWEST = 128  # requests for a rate
 _LENGTH_SLACK = 0.25
+_ENCODE_TOKENS = 16_384  # of Tandem, between two steps
 _TINY = {
     "opus-mt": Shape(96, 95, marian_like(32, 2, 64, 2)),
     "bart-base": Shape(96, 2, bart_like(32, 2, 64, 2)),
@@ -76,8 +78,9 @@ class Suite:
         """All parts, the most telling ones first."""
         self._try("attention", "all", "difference", self._check_attention)
         for name in self._arguments.workload:
-            self._try(name, "tandem", "step", partial(self._measure_step, name))
             self._measure_throughput(name)
+        for name in self._arguments.workload:
+            self._try(name, "tandem", "step", partial(self._measure_step, name))
         for name in _READ:
             for dtype in self._arguments.parity_dtype:
                 self._try(name, dtype, "parity", partial(self._parity, name, dtype))
@@ -94,7 +97,7 @@ class Suite:
 
     def _measure_step(self, name: str) -> dict[str, Any]:
         workload = WORKLOADS[name]
-        items = workload.items(self._arguments.num_items)
+        items = workload.items(self._arguments.num_running)
         runner, requests = self._pooled(workload, items)
         num_steps = 4 if self._arguments.tiny else 40
         return step_times(runner, requests, num_steps).as_dict()
@@ -129,34 +132,40 @@ class Suite:
         return runner, requests
 
     def _measure_throughput(self, name: str) -> None:
+        """Of all systems: many requests at once, and one alone."""
         items = WORKLOADS[name].items(self._arguments.num_items)
-        for system, library, sizes in (
-            ("tandem", _tandem_with(len(items)), (len(items),)),
-            ("transformers", Transformers, self._batch_sizes),
-            ("ctranslate2", CTranslate2, self._batch_sizes),
-        ):
-            for size in sizes:
-                knobs = replace(self._knobs, max_batch_size=size, length_slack=_LENGTH_SLACK)
-                self._try(
-                    name,
-                    system,
-                    "offline",
-                    partial(self._offline, name, library, knobs, items),
-                )
-            if system != "ctranslate2":
-                self._try(
-                    name,
-                    system,
-                    "alone",
-                    partial(self._offline, name, library, self._knobs, items[:1]),
-                )
+        tandem = _tandem_with(min(self._arguments.num_running, len(items)))
+        self._measure_system(name, "tandem", tandem, {len(items): items})
+        for system, library in (("transformers", Transformers), ("ctranslate2", CTranslate2)):
+            batches = {size: items[: max(size, _FEWEST)] for size in self._batch_sizes}
+            self._measure_system(name, system, library, batches)
 
-    def _offline(
-        self, name: str, library: type[Library], knobs: Knobs, items: Sequence[Item]
-    ) -> dict[str, Any]:
-        """Tokens per second of all requests at once; the best of some rounds after one more."""
+    def _measure_system(
+        self, name: str, system: str, library: type[Library], batches: Mapping[int, Sequence[Item]]
+    ) -> None:
+        """One system: each batch size with its requests, and a request alone between them."""
         workload = WORKLOADS[name]
-        loaded = library(self._folder(workload), workload.task, knobs)
+        loaded: Library | None = None
+
+        def load() -> dict[str, Any]:
+            nonlocal loaded
+            started = time.perf_counter()
+            loaded = library(self._folder(workload), workload.task, self._knobs)
+            return {"load_s": time.perf_counter() - started}
+
+        self._try(name, system, "load", load)
+        if loaded is None:
+            return
+        modes = [("offline", size, items) for size, items in batches.items()]
+        modes.insert(1, ("alone", 1, modes[0][2][:1]))
+        for mode, size, items in modes:
+            knobs = replace(self._knobs, max_batch_size=size, length_slack=_LENGTH_SLACK)
+            self._try(name, system, mode, partial(self._offline, loaded, knobs, items))
+        loaded.close()
+
+    def _offline(self, loaded: Library, knobs: Knobs, items: Sequence[Item]) -> dict[str, Any]:
+        """Tokens per second of all requests at once, round by round."""
+        loaded.knobs = knobs
         loaded.decode(items[:2])
         rates = []
         for _ in range(self._arguments.num_rounds):
@@ -197,26 +206,26 @@ class Suite:
 
 def table(results: Results) -> Iterator[str]:
     """The best rate of each system, as lines of Markdown."""
-    yield "| workload | requests at once | system | tokens/s | Tandem's ratio |"
-    yield "| --- | ---: | --- | ---: | ---: |"
+    yield "| workload | requests | system | tokens/s | Tandem's ratio |"
+    yield "| --- | --- | --- | ---: | ---: |"
     best: dict[tuple[str, str], dict[str, float]] = {}
-    counts: dict[tuple[str, str], int] = {}
     for each in results.measured:
         if each["mode"] in ("offline", "alone"):
             rates = best.setdefault((each["workload"], each["mode"]), {})
             rates[each["system"]] = max(rates.get(each["system"], 0.0), *each["tokens_per_s"])
-            counts[each["workload"], each["mode"]] = each["num_items"]
-    for key, rates in best.items():
+    for (workload, mode), rates in best.items():
         for system, rate in rates.items():
             ratio = f"{rates['tandem'] / rate:.2f}" if "tandem" in rates else ""
-            yield f"| {key[0]} | {counts[key]} | {system} | {rate:.0f} | {ratio} |"
+            requests = "many at once" if mode == "offline" else "one alone"
+            yield f"| {workload} | {requests} | {system} | {rate:.0f} | {ratio} |"
 
 
 def _tandem_with(num_running: int) -> type[Tandem]:
     class Wide(Tandem):
-        """As many requests together as there are."""
+        """So many requests together."""
 
         max_running_requests = num_running
+        max_encode_tokens = _ENCODE_TOKENS
 
     return Wide
 
@@ -235,8 +244,9 @@ def main(command_line: Sequence[str] | None = None) -> Results:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin nothing after these")
-    parser.add_argument("--workload", nargs="+", choices=_DECODED, default=list(_DECODED))
-    parser.add_argument("--num-items", type=int, default=128, help="requests at once")
+    parser.add_argument("--workload", nargs="*", choices=_DECODED, default=list(_DECODED))
+    parser.add_argument("--num-items", type=int, default=512, help="requests at once")
+    parser.add_argument("--num-running", type=int, default=128, help="of them, Tandem's in flight")
     parser.add_argument("--num-rounds", type=int, default=2)
     parser.add_argument("--num-texts", type=int, default=64, help="for the rates of parity")
     parser.add_argument("--parity-dtype", nargs="*", default=["float32", "bfloat16", "float16"])

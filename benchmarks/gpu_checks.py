@@ -92,7 +92,9 @@ def _cases(device: torch.device) -> Iterator[_Case]:
 
 def parity_rate(folder: Path, task: Task, items: Sequence[Item], knobs: Knobs) -> float:
     """Share of the answers that are those of `generate()`, one request at a time, in one dtype."""
-    ours = Tandem(folder, task, knobs).decode(items)
+    tandem = Tandem(folder, task, knobs)
+    ours = tandem.decode(items)
+    tandem.close()
     alone = Transformers(folder, task, Knobs(1, device=knobs.device, dtype=knobs.dtype))
     theirs = alone.decode(items)
     same = [mine.text == other.text for mine, other in zip(ours, theirs, strict=True)]

@@ -81,16 +81,20 @@ class Library(ABC):
     def decode(self, items: Sequence[Item]) -> list[Answer]:
         """Answers of all requests, in their order; they are there at once."""
 
+    def close(self) -> None:  # noqa: B027 (most have nothing that runs)
+        """Stop what runs beside the caller."""
+
 
 class Tandem(Library):
     """The engine as the service sets it up.
 
-    With several workers it runs in their processes, as a server's does; with one it is driven here,
-    step by step, as the engine's own thread does.
+    With several workers it runs in their processes, and on a GPU in a thread, as a server's does;
+    with one worker it is driven here, step by step, as that thread does.
     """
 
     max_running_requests: int | None = None
-    """Other than the server's own choice."""
+    max_encode_tokens: int | None = None
+    """Other than the server's own choices."""
 
     def load(self) -> None:
         """See `Library`."""
@@ -106,8 +110,9 @@ class Tandem(Library):
         limits = replace(
             engine_limits(Settings()), max_waiting_requests=10**6, max_waiting_tokens=10**9
         )
-        if self.max_running_requests is not None:
-            limits = replace(limits, max_running_requests=self.max_running_requests)
+        for name in ("max_running_requests", "max_encode_tokens"):
+            if getattr(self, name) is not None:
+                limits = replace(limits, **{name: getattr(self, name)})
         source = ModelSource("model", str(self.folder))
         num_workers = self.knobs.num_workers
         workers = WorkerOptions(num_workers, worker_command("text")) if num_workers > 1 else None
@@ -119,8 +124,11 @@ class Tandem(Library):
             num_threads=self.knobs.num_threads * num_workers,
             workers=workers,
         )
-        if workers is not None:
+        # While a GPU decodes, its host prepares the next texts.
+        self._runs_alone = workers is not None or self.knobs.device == "cuda"
+        if self._runs_alone:
             loaded.start()
+        self._loaded = loaded
         self._served = loaded.models["model"]
         if self._served.reason is not None:
             raise ValueError(f"no lean decoder: {self._served.reason}")
@@ -128,7 +136,7 @@ class Tandem(Library):
     def decode(self, items: Sequence[Item]) -> list[Answer]:
         """See `Library`."""
         futures = self._submit(items)
-        if self.knobs.num_workers == 1:
+        if not self._runs_alone:
             while self.step():
                 pass
         outputs = [future.result() for future in futures]
@@ -136,6 +144,10 @@ class Tandem(Library):
         return [
             Answer(detokenize(output.best.token_ids), output.generated_tokens) for output in outputs
         ]
+
+    def close(self) -> None:
+        """See `Library`."""
+        self._loaded.close()
 
     def begin(self, items: Sequence[Item]) -> None:
         """Admit requests, for `step`."""
@@ -188,6 +200,8 @@ class Transformers(BatchLibrary):
         dtype = getattr(torch, self.knobs.dtype)
         model = AutoModelForSeq2SeqLM.from_pretrained(self.folder, dtype=dtype)
         self._model: Any = model.to(self.knobs.device).eval()
+        # In its favour: cuDNN's attention is made anew for every shape of a batch.
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
     @torch.inference_mode()
     def decode_batch(self, items: Sequence[Item]) -> list[Answer]:
