@@ -1,5 +1,7 @@
 """Beam search, as in transformers' `_beam_search`."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -153,21 +155,30 @@ class BeamSearch(Search):
         vocab = log_probs.shape[2]
         return flat // vocab, flat % vocab
 
-    def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, slots: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
         """See `Search`. Scores are transformers' `sequences_scores`.
 
         Fewer than `num_return_sequences` where the search found no more: transformers then fills
         up with rows that never finished. None where scores leave the range of what is possible.
         """
-        finished = int(self._is_finished[slot].sum())
-        wanted = min(self._slots[slot].parameters.num_return_sequences, finished)
-        lengths = self._finished_lens[slot, :wanted].tolist()
-        scores = self._finished_scores[slot, :wanted].tolist()
-        token_ids = self._finished_ids[slot, :wanted].tolist()
-        return tuple(
-            self._hypothesis(slot, token_ids[rank][START_LEN : lengths[rank]], scores[rank])
-            for rank in range(wanted)
-        )
+        states = (self._is_finished, self._finished_lens, self._finished_scores)
+        finished, lengths, scores = self._read(slots, *states)
+        longest = max(map(max, lengths), default=0)
+        (token_ids,) = self._read(slots, self._finished_ids[:, :, :longest])
+        found = []
+        for index, slot in enumerate(slots):
+            wanted = self._slots[slot].parameters.num_return_sequences
+            found.append(
+                tuple(
+                    self._hypothesis(
+                        slot,
+                        token_ids[index][rank][START_LEN : lengths[index][rank]],
+                        scores[index][rank],
+                    )
+                    for rank in range(min(wanted, sum(finished[index])))
+                )
+            )
+        return found
 
     def _finish(self, scores: Tensor, parents: Tensor, token_ids: Tensor, ended: Tensor) -> None:
         """Let candidates that end now compete with the finished hypotheses."""
@@ -219,13 +230,13 @@ class BeamSearch(Search):
         penalties = self._length_penalties[: len(generated_lens)]
         return (generated_lens.double() ** penalties).float()
 
-    def _start(self, slot: int) -> None:
+    def _start(self, rows: slice) -> None:
         # Only the first row counts at first, else all rows would choose the same tokens.
-        self._live_scores[slot] = _IMPOSSIBLE
-        self._live_scores[slot, 0] = 0
-        self._finished_scores[slot] = _IMPOSSIBLE
-        self._finished_lens[slot] = START_LEN
-        self._is_finished[slot] = False
+        self._live_scores[rows] = _IMPOSSIBLE
+        self._live_scores[rows, 0] = 0
+        self._finished_scores[rows] = _IMPOSSIBLE
+        self._finished_lens[rows] = START_LEN
+        self._is_finished[rows] = False
 
     def _state(self) -> list[Tensor]:
         return [

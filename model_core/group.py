@@ -88,7 +88,7 @@ class Group:
         """Give a request the next slot; `write_source` stores its source there."""
         if len(self.requests) == self.num_slots:
             self._resize(min(2 * self.num_slots, self._max_slots))
-        slot = self.search.admit(request.parameters, request.source_ids)
+        (slot,) = self.search.admit([(request.parameters, request.source_ids)])
         self.requests.append(request)
         self._cross_cache.open(slot, request.source_len)
         self._self_cache.clear(slot)
@@ -109,7 +109,7 @@ class Group:
         if slot != last:
             self._cross_cache.move(last, slot)
             self._self_cache.move(last, slot)
-        self.search.remove(slot)
+        self.search.remove([slot])
         self.requests[slot] = self.requests[last]
         self.requests.pop()
         if 0 < len(self.requests) * 4 <= self.num_slots:
@@ -156,7 +156,7 @@ class Group:
         chosen = Chosen()
         ended = zip(self.requests, choice.done.tolist(), choice.failed.tolist(), strict=True)
         for slot, (request, done, failed) in enumerate(ended):
-            hypotheses = self.search.hypotheses(slot) if done else ()
+            hypotheses = self.search.hypotheses([slot])[0] if done else ()
             if failed or (done and not hypotheses):
                 chosen.failed.append(request)
             elif done:

@@ -32,7 +32,7 @@ from model_core.workers.start import WorkerOptions, close_workers, start_workers
 
 _logger = logging.getLogger(__name__)
 
-_STEPS_BETWEEN_ADMISSIONS = 4
+_STEPS_BETWEEN_ADMISSIONS = 8
 """On a GPU: to launch a pass of the encoder takes the host as long as the device takes for some
 steps."""
 

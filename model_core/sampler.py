@@ -1,5 +1,8 @@
 """Greedy search and sampling: every hypothesis for itself, as in transformers' `_sample`."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -75,20 +78,23 @@ class Sampler(Search):
                 undrawable.add(slot)
         return undrawable
 
-    def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, slots: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
         """See `Search`. Score: sum of log-probabilities / generated_len ** length_penalty.
 
         Drawn hypotheses come in the order of their rows, as from `generate()`.
         """
+        lengths, scores = self._read(slots, self._ended_lens, self._scores)
+        longest = max(map(max, lengths), default=0)
+        (token_ids,) = self._read(slots, self._token_ids[:, :, :longest])
+        return [
+            tuple(map(partial(self._drawn, slot), *of_slot))
+            for slot, *of_slot in zip(slots, lengths, scores, token_ids, strict=True)
+        ]
+
+    def _drawn(self, slot: int, length: int, score: float, token_ids: list[int]) -> Hypothesis:
         parameters = self._slots[slot].parameters
-        found = []
-        for row, length in enumerate(self._ended_lens[slot].tolist()):
-            token_ids = self._token_ids[slot, row, START_LEN:length].tolist()
-            penalty = (length - parameters.prompt_len) ** parameters.length_penalty
-            found.append(
-                self._hypothesis(slot, token_ids, float(self._scores[slot, row]) / penalty)
-            )
-        return tuple(found)
+        penalty = (length - parameters.prompt_len) ** parameters.length_penalty
+        return self._hypothesis(slot, token_ids[START_LEN:length], score / penalty)
 
     def _end(self, token_ids: Tensor, in_prompt: Tensor) -> Tensor:
         """Append the tokens, note which rows end with them, and tell which slots are done."""
@@ -104,10 +110,10 @@ class Sampler(Search):
         self._ended[:num_slots] |= ends
         return self._ended[:num_slots].all(1)
 
-    def _start(self, slot: int) -> None:
-        self._scores[slot] = 0
-        self._ended[slot] = False
-        self._ended_lens[slot] = 0
+    def _start(self, rows: slice) -> None:
+        self._scores[rows] = 0
+        self._ended[rows] = False
+        self._ended_lens[rows] = 0
 
     def _state(self) -> list[Tensor]:
         return [self._token_ids, self._scores, self._ended, self._ended_lens]

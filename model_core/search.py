@@ -7,9 +7,9 @@ generator of its own, and stop strings.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,12 +18,16 @@ from model_core.generation import GenerationParameters
 from model_core.logits import History, LogitsProcessor, build_processors
 from model_core.own_processors import OwnProcessors
 from model_core.request import Hypothesis, finish_reason
+from model_core.slot_moves import Moves, move_rows, moves_into_holes
 from model_core.stopping import StopStrings
 from model_core.transfer import to_device
 
 _NO_TOKEN = -1
 START_LEN = 1
 """Length of a target that holds the decoder start token only."""
+
+Newcomer = tuple[GenerationParameters, Sequence[int]]
+"""What a request wants, and its source tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,29 +153,40 @@ class Search(ABC):
         last = (self._lengths[:num_slots] - 1).clamp(min=0)
         return self._at(last, num_slots)
 
-    def admit(self, parameters: GenerationParameters, source_ids: Sequence[int]) -> int:
-        """Give a request the next free slot; returns the slot."""
-        slot = self.num_slots
-        self._reserve(parameters.max_length)
-        self._slots.append(self._new_slot(parameters, source_ids))
-        self._host_lengths.append(START_LEN)
-        self._lengths[slot] = START_LEN
-        self._is_done[slot] = False
-        prompt = to_device(torch.tensor(parameters.prompt_ids), self._device)
-        self._token_ids[slot, :, : len(prompt)] = prompt
-        self._start(slot)
+    def admit(self, newcomers: Sequence[Newcomer]) -> range:
+        """Give requests the next free slots; returns the slots."""
+        slots = range(self.num_slots, self.num_slots + len(newcomers))
+        if not newcomers:
+            return slots
+        self._reserve(max(parameters.max_length for parameters, _ in newcomers))
+        self._slots += [self._new_slot(*newcomer) for newcomer in newcomers]
+        self._host_lengths += [START_LEN] * len(newcomers)
+        rows = slice(slots.start, slots.stop)
+        self._lengths[rows] = START_LEN
+        self._is_done[rows] = False
+        prompts = [parameters.prompt_ids for parameters, _ in newcomers]
+        longest = max(map(len, prompts))
+        # What lies behind a target's length is never looked at.
+        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+        prompt_ids = to_device(torch.tensor(padded), self._device)
+        self._token_ids[rows, :, :longest] = prompt_ids[:, None]
+        self._start(rows)
         self._is_stale = True
-        return slot
+        return slots
 
-    def remove(self, slot: int) -> None:
-        """Free a slot: the last slot moves into the hole."""
-        last = self.num_slots - 1
-        last_slot, last_length = self._slots.pop(), self._host_lengths.pop()
-        if slot != last:
-            self._slots[slot], self._host_lengths[slot] = last_slot, last_length
-            for state in (self._lengths, self._is_done, *self._state()):
-                state[slot] = state[last]
+    def remove(self, slots: Collection[int]) -> Moves:
+        """Free slots: the last ones move into the holes, as is returned."""
+        moves = moves_into_holes(self.num_slots, slots)
+        move_rows(moves, self._lengths, self._is_done, *self._state())
+        for hole, last in moves:
+            self._slots[hole], self._host_lengths[hole] = (
+                self._slots[last],
+                self._host_lengths[last],
+            )
+        num_kept = self.num_slots - len(slots)
+        del self._slots[num_kept:], self._host_lengths[num_kept:]
         self._is_stale = True
+        return moves
 
     def advance(self, logits: Tensor) -> Choice:
         """Choose the next token of every live hypothesis.
@@ -210,16 +225,21 @@ class Search(ABC):
         """See `choose`."""
 
     @abstractmethod
-    def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
-        """The results of a slot whose request has ended, best first."""
+    def hypotheses(self, slots: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
+        """The results of each slot, best first; their requests have ended."""
 
     @abstractmethod
-    def _start(self, slot: int) -> None:
-        """Set the search's own state of a new slot."""
+    def _start(self, rows: slice) -> None:
+        """Set the search's own state of new slots."""
 
     @abstractmethod
     def _state(self) -> list[Tensor]:
         """Every tensor whose first dimension is the slot, apart from those of every search."""
+
+    def _read(self, slots: Sequence[int], *states: Tensor) -> list[list[Any]]:
+        """What some slots have in tensors whose first dimension is the slot: a list for each."""
+        index = to_device(torch.tensor(slots, dtype=torch.long), self._device)
+        return [state[index].tolist() for state in states]
 
     def _new_slot(self, parameters: GenerationParameters, source_ids: Sequence[int]) -> _Slot:
         generator = None

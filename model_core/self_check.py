@@ -84,11 +84,11 @@ class _RandomSearch(Search):
         """Target tokens of every slot, [num_beams, target_len] each."""
         return [self._token_ids[slot, :, :length] for slot, length in enumerate(self._host_lengths)]
 
-    def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, slots: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
         """Never asked for."""
         raise NotImplementedError
 
-    def _start(self, slot: int) -> None:
+    def _start(self, rows: slice) -> None:
         """Nothing of its own."""
 
     def _state(self) -> list[Tensor]:

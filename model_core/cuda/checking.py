@@ -40,6 +40,7 @@ class PoolSteps:
         pages = self._arena.allocate(request.source_len, num_targets)
         write_sources(self._decoder, self._arena, [pages], [encoder_outputs])
         self._pool.admit(request, pages)
+        self._pool.seat()
 
     def logits(self) -> Tensor:
         """See `CheckedSteps`."""

@@ -1,6 +1,6 @@
 """Slots of one beam width, whose steps may be captured: one launch for each bucket of slots."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,8 @@ from model_core.generation import GenerationParameters
 from model_core.group import Chosen
 from model_core.request import Output, Request
 from model_core.search import START_LEN, Choice, Search
+from model_core.slot_moves import move_rows
+from model_core.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,33 +123,49 @@ class Pool:
             self._steps[bucket] = self._place.device.capture(partial(self.step, bucket))
 
     def admit(self, request: Request, pages: SlotPages) -> None:
-        """Give a request the next slot; its source is in its pages."""
-        slot = self.search.admit(request.parameters, request.source_ids)
+        """Give a request the next slot; its source is in its pages, once the next step begins."""
         self.requests.append(request)
         self._pages.append(pages)
-        self._table.put(slot, START_LEN, request.source_len, pages)
-        self._last_ids[slot] = request.parameters.decoder_start_token_id
 
-    def remove(self, request: Request) -> None:
-        """Free the slot of a request and its pages; the last slot moves into the hole."""
-        slot, last = self.requests.index(request), len(self.requests) - 1
-        self._place.arena.free(self._pages[slot])
-        last_request, last_pages = self.requests.pop(), self._pages.pop()
-        if slot != last:
-            self.requests[slot], self._pages[slot] = last_request, last_pages
-            self._table.move(last, slot)
-            self._last_ids[slot] = self._last_ids[last]
-        self._table.clear(last)
-        self.search.remove(slot)
+    def seat(self) -> None:
+        """Tell the device of all who were admitted since the last time, at once."""
+        newcomers = self.requests[self.search.num_slots :]
+        if not newcomers:
+            return
+        slots = self.search.admit([(each.parameters, each.source_ids) for each in newcomers])
+        lengths = [each.source_len for each in newcomers]
+        pages = self._pages[slots.start :]
+        self._table.put(slots.start, START_LEN, list(zip(lengths, pages, strict=True)))
+        first_ids = torch.tensor([each.parameters.decoder_start_token_id for each in newcomers])
+        first_ids = to_device(first_ids, self._last_ids.device)
+        self._last_ids[slots.start : slots.stop] = first_ids[:, None]
+
+    def remove(self, requests: Collection[Request]) -> None:
+        """Free the slots of requests and their pages; the last slots move into the holes."""
+        if not requests:
+            return
+        self.seat()
+        gone = set(requests)
+        slots = [slot for slot, request in enumerate(self.requests) if request in gone]
+        for slot in slots:
+            self._place.arena.free(self._pages[slot])
+        num_slots, num_kept = len(self.requests), len(self.requests) - len(slots)
+        moves = self.search.remove(slots)
+        for hole, last in moves:
+            self.requests[hole], self._pages[hole] = self.requests[last], self._pages[last]
+        del self.requests[num_kept:], self._pages[num_kept:]
+        self._table.move(moves)
+        move_rows(moves, self._last_ids)
+        self._table.clear(num_kept, num_slots)
 
     def clear(self) -> None:
         """Free every slot."""
-        for request in reversed(self.requests.copy()):
-            self.remove(request)
+        self.remove(self.requests.copy())
         self._launched = self._expected = None
 
     def launch(self) -> None:
         """Begin a step of every slot in use."""
+        self.seat()
         device, num_slots = self._place.device, len(self.requests)
         begun = device.mark()
         bucket = min((each for each in self._steps if each >= num_slots), default=0)
@@ -173,21 +191,26 @@ class Pool:
         if launched is None or self._launched is None:
             return chosen
         done, failed = launched.flags.get().tolist()
+        slots = {request: slot for slot, request in enumerate(self.requests)}
+        ended = [
+            (request, failed[slot])
+            for slot, request in enumerate(launched.requests)
+            if (done[slot] or failed[slot]) and request in slots
+        ]
+        if not ended:
+            return chosen
+        chosen.failed.extend(request for request, has_failed in ended if has_failed)
+        answered = [request for request, has_failed in ended if not has_failed]
         # Not behind the step that is under way, but behind moves since the one that ended.
         with self._place.device.reading(self._launched.begun):
-            for slot, request in enumerate(launched.requests):
-                if (done[slot] or failed[slot]) and request in self.requests:
-                    self._end(request, chosen, failed=failed[slot])
-        for request in (*chosen.failed, *(request for request, _ in chosen.finished)):
-            self.remove(request)
+            found = self.search.hypotheses([slots[request] for request in answered])
+        for request, hypotheses in zip(answered, found, strict=True):
+            if hypotheses:
+                chosen.finished.append((request, Output.of(request, hypotheses)))
+            else:
+                chosen.failed.append(request)
+        self.remove([request for request, _ in ended])
         return chosen
-
-    def _end(self, request: Request, chosen: Chosen, *, failed: bool) -> None:
-        hypotheses = () if failed else self.search.hypotheses(self.requests.index(request))
-        if hypotheses:
-            chosen.finished.append((request, Output.of(request, hypotheses)))
-        else:
-            chosen.failed.append(request)
 
     def context(self, num_slots: int) -> SlotContext:
         """What the first slots attend to."""

@@ -194,8 +194,7 @@ class PooledRunner:
         self._joining = [each for each in self._joining if each.request not in gone]
         with self._device.decoding():
             for pool in self.pools:
-                for request in [each for each in pool.requests if each in gone]:
-                    pool.remove(request)
+                pool.remove([each for each in pool.requests if each in gone])
         self._drop_empty_pools()
 
     @telling_device_loss

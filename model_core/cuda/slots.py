@@ -1,9 +1,12 @@
 """Where each slot of a pool has its pages, how far it is, and who wrote what it attends to."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from model_core.cuda.pages import SlotPages
+from model_core.slot_moves import Moves, move_rows
 from model_core.transfer import to_device
 
 _LENGTH, _SOURCE_LEN, _PAGES = 0, 1, 2
@@ -53,23 +56,30 @@ class SlotTable:
         self.ancestry = torch.zeros(shape, dtype=torch.int16, device=device)
         self._beams = torch.arange(num_beams, dtype=torch.int16, device=device)
 
-    def put(self, slot: int, length: int, source_len: int, pages: SlotPages) -> None:
-        """Let a slot begin with a target of `length` tokens."""
-        row = torch.zeros(self._rows.shape[1], dtype=torch.int32)
-        row[_LENGTH], row[_SOURCE_LEN] = length, source_len
+    def put(self, first: int, length: int, newcomers: Sequence[tuple[int, SlotPages]]) -> None:
+        """Let slots begin with a target of `length` tokens.
+
+        Args:
+            first: The first of the slots, which follow one another.
+            length: Of each target.
+            newcomers: Source length and pages of each.
+        """
+        rows = torch.zeros((len(newcomers), self._rows.shape[1]), dtype=torch.int32)
+        rows[:, _LENGTH] = length
         targets = _PAGES + self._max_source_pages
-        row[_PAGES : _PAGES + len(pages.source)] = torch.tensor(pages.source)
-        row[targets : targets + len(pages.target)] = torch.tensor(pages.target)
-        self._rows[slot] = to_device(row, self._rows.device)
+        for row, (source_len, pages) in zip(rows, newcomers, strict=True):
+            row[_SOURCE_LEN] = source_len
+            row[_PAGES : _PAGES + len(pages.source)] = torch.tensor(pages.source)
+            row[targets : targets + len(pages.target)] = torch.tensor(pages.target)
+        self._rows[first : first + len(rows)] = to_device(rows, self._rows.device)
 
-    def move(self, source: int, destination: int) -> None:
-        """Copy one slot over another."""
-        self._rows[destination] = self._rows[source]
-        self.ancestry[destination] = self.ancestry[source]
+    def move(self, moves: Moves) -> None:
+        """Copy slots over others."""
+        move_rows(moves, self._rows, self.ancestry)
 
-    def clear(self, slot: int) -> None:
-        """Empty a slot."""
-        self.lengths[slot] = 0
+    def clear(self, first: int, num_slots: int) -> None:
+        """Empty the slots from one on."""
+        self.lengths[first:num_slots] = 0
 
     def clear_all(self) -> None:
         """Empty every slot."""

@@ -71,6 +71,20 @@ def test_over_long_source_joins_alone() -> None:
     assert scheduler.admit(0.0) == (last,)
 
 
+def test_requests_wait_for_company_but_not_where_nobody_runs_nor_once_they_are_many() -> None:
+    scheduler = scheduler_with(steps_between_admissions=3, max_encode_tokens=10)
+    first = enqueue(scheduler)
+    assert scheduler.admit(0.0) == (first,)
+    second = enqueue(scheduler)
+    for now in (1.0, 2.0):
+        assert scheduler.admit(now) == ()
+        scheduler.stepped(now, row_steps=1)
+    third = enqueue(scheduler)
+    assert scheduler.admit(3.0) == (second, third)
+    fourth, fifth = enqueue(scheduler, source_len=5), enqueue(scheduler, source_len=5)
+    assert scheduler.admit(3.0) == (fourth, fifth)
+
+
 def test_request_that_can_never_fit_is_refused_with_both_sizes() -> None:
     scheduler = scheduler_with(max_cache_bytes=10)
     with pytest.raises(RequestTooLargeError, match=r"needs 11 bytes.*limit is 10") as refused:

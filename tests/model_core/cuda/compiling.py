@@ -27,7 +27,7 @@ def compile_for(capability: int, dtype: str, num_beams: int, *, is_self: bool) -
     attend = {
         "NUM_BEAMS": num_beams,
         "PAGE": PAGE_LEN,
-        "PADDED_BEAMS": 1 if num_beams == 1 else 16,
+        "PADDED_BEAMS": 16,
         "NUM_SPLITS": num_splits,
         "HAS_ANCESTRY": is_self,
         "HAS_BIAS": is_self,

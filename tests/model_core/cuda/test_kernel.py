@@ -40,7 +40,7 @@ def test_fused_attention_is_attention_written_out(
 ) -> None:
     from model_core.cuda import kernel
 
-    if DEVICE == "cpu" and shape.num_beams > 1:
+    if DEVICE == "cpu":
         assume(dtype != torch.bfloat16)  # the interpreter multiplies its matrices as integers
     asked = problem(shape, dtype, DEVICE)
     context = kernel.attend(
@@ -82,7 +82,7 @@ def test_both_write_the_same_entries_and_no_others(shape: Shape) -> None:
 def test_few_programs_share_their_pages_and_many_do_not() -> None:
     from model_core.cuda.kernel import num_splits_for
 
-    assert [num_splits_for(programs, 132) for programs in (16, 64, 256, 2048)] == [16, 4, 1, 1]
+    assert [num_splits_for(programs, 132) for programs in (16, 64, 256, 2048)] == [8, 4, 1, 1]
 
 
 @needs_triton

@@ -17,6 +17,7 @@ from model_core.cuda.slots import SlotTable
 from model_core.decoder import Decoder
 from model_core.errors import InvalidParameterError, SourceTooLongError
 from model_core.request import Output, Request
+from model_core.slot_moves import Moves
 from tests.lean import Lean, load_lean, parameter_choices, parameters_of, random_source
 from tests.model_core.cuda.runners import MAX_SOURCE_LEN, MAX_TARGET_LEN, pooled_runner
 from tests.model_core.failures import assert_nobody_else_fails
@@ -280,9 +281,9 @@ def test_results_are_read_behind_every_move_of_their_slots(
     device = CountedMoves()
     move = SlotTable.move
 
-    def counted(table: SlotTable, source: int, destination: int) -> None:
-        device.num_moves += 1
-        move(table, source, destination)
+    def counted(table: SlotTable, moves: Moves) -> None:
+        device.num_moves += len(moves)
+        move(table, moves)
 
     monkeypatch.setattr(SlotTable, "move", counted)
     runner = pooled_runner(LEAN, device=device)
