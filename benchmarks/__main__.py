@@ -45,7 +45,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     from benchmarks.publish import publish
 
-    publish(suite=arguments.suite, growth=arguments.growth)
+    publish(suite=arguments.suite, growth=arguments.growth, gpu=arguments.gpu)
 
 
 def main() -> None:
@@ -71,6 +71,7 @@ def main() -> None:
     publish = commands.add_parser("publish", help="write docs/performance.md from results")
     publish.add_argument("--suite", type=Path, help="take over this run")
     publish.add_argument("--growth", type=Path, help="take over this run")
+    publish.add_argument("--gpu", type=Path, nargs="+", default=[], help="take over these runs")
     publish.set_defaults(do=_publish)
     arguments = parser.parse_args()
     arguments.do(arguments)

@@ -7,7 +7,7 @@ import argparse
 import gc
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.checkpoints import build_checkpoint, checkpoint_folder
 from benchmarks.gpu_checks import attention_differences, parity_rate
+from benchmarks.gpu_report import gpu_section
 from benchmarks.gpu_steps import step_times
 from benchmarks.libraries import CTranslate2, Knobs, Library, Tandem, Transformers
 from benchmarks.results import Results
@@ -211,22 +212,6 @@ class Suite:
         print(line, flush=True)
 
 
-def table(results: Results) -> Iterator[str]:
-    """The best rate of each system, as lines of Markdown."""
-    yield "| workload | requests | system | tokens/s | Tandem's ratio |"
-    yield "| --- | --- | --- | ---: | ---: |"
-    best: dict[tuple[str, str], dict[str, float]] = {}
-    for each in results.measured:
-        if each["mode"] in ("offline", "alone"):
-            rates = best.setdefault((each["workload"], each["mode"]), {})
-            rates[each["system"]] = max(rates.get(each["system"], 0.0), *each["tokens_per_s"])
-    for (workload, mode), rates in best.items():
-        for system, rate in rates.items():
-            ratio = f"{rates['tandem'] / rate:.2f}" if "tandem" in rates else ""
-            requests = "many at once" if mode == "offline" else "one alone"
-            yield f"| {workload} | {requests} | {system} | {rate:.0f} | {ratio} |"
-
-
 def _tandem_with(num_running: int) -> type[Tandem]:
     class Wide(Tandem):
         """So many requests together."""
@@ -263,10 +248,7 @@ def main(command_line: Sequence[str] | None = None) -> Results:
     with TemporaryDirectory() as scratch:
         suite = Suite(arguments, Path(scratch))
         suite.run()
-    for line in table(suite.results):
-        print(line)
-    for each in suite.results.missing:
-        print("left out:", each)
+    print(gpu_section(suite.results))
     return suite.results
 
 

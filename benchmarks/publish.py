@@ -1,8 +1,11 @@
 """Writes docs/performance.md and its plots from the results that are kept beside it."""
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.gpu_report import gpu_section, merged
 from benchmarks.growth_report import growth_section, plot_growth
 from benchmarks.plots import plot_suite
 from benchmarks.report import suite_section
@@ -12,14 +15,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 FOLDER = PAGE.with_suffix("")
 SUITE = FOLDER / "suite.json"
 GROWTH = FOLDER / "growth.json"
+GPU = FOLDER / "gpu.json"
 
 
-def publish(*, suite: Path | None = None, growth: Path | None = None) -> None:
+def publish(
+    *, suite: Path | None = None, growth: Path | None = None, gpu: Sequence[Path] = ()
+) -> None:
     """Take over the results of runs, where they are named, and write everything anew."""
     FOLDER.mkdir(exist_ok=True)
     for given, kept in ((suite, SUITE), (growth, GROWTH)):
         if given is not None:
             shutil.copyfile(given, kept)
+    if gpu:
+        replace(merged([Results.read(path) for path in gpu]), path=GPU).write()
     for old in FOLDER.glob("*.svg"):
         old.unlink()
     plot_suite(Results.read(SUITE), FOLDER)
@@ -30,6 +38,7 @@ def publish(*, suite: Path | None = None, growth: Path | None = None) -> None:
 def render(page: str) -> str:
     """The page, with the tables of the results that are kept."""
     page = _between(page, "suite", suite_section(Results.read(SUITE)))
+    page = _between(page, "gpu", gpu_section(Results.read(GPU)))
     return _between(page, "growth", growth_section(Results.read(GROWTH)))
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.gpu import main, table
+from benchmarks.gpu import main
+from benchmarks.gpu_report import checks_table, rates_table, steps_table
 from benchmarks.results import Results
 
 
@@ -31,7 +32,10 @@ def test_one_call_measures_steps_and_throughput_and_names_what_is_left_out(tmp_p
     assert [each["rows"] for each in steps] == [8, 2]
     assert all(each["whole_ms"] > 0 and each["bytes_limit_ms"] > 0 for each in steps)
     assert Results.read(path).measured == results.measured
-    assert len(list(table(results))) >= 2 + 8
+    head = 2
+    assert len(rates_table(results).splitlines()) == head + 2 * 2 * 2
+    assert len(steps_table(results).splitlines()) == head + 2
+    assert checks_table(results).splitlines()[head].startswith("| float32 |")
 
 
 def test_nothing_begins_after_the_minutes_it_was_given(tmp_path: Path) -> None:
