@@ -21,8 +21,8 @@ class EngineLimits:
         max_encode_tokens: Source tokens that join in one iteration, so that encoding never
             starves what is running. A longer source joins alone.
         steps_between_admissions: While requests run others join in every step that is so many after
-            the last, or once `max_encode_tokens` wait: where a pass of the encoder takes as long
-            for a few sources as for one, they wait for company.
+            the last, or once there are slots for about `max_encode_tokens` of them: where a pass
+            of the encoder takes as long for a few sources as for one, they wait for company.
         max_waiting_requests: Requests that may wait.
         max_waiting_tokens: Source tokens that may wait. A longer source may wait alone.
 
@@ -191,11 +191,13 @@ class Scheduler:
     @property
     def _waits_for_company(self) -> bool:
         limits = self._limits
-        return (
-            bool(self._running)
-            and self._steps_since_admission + 1 < limits.steps_between_admissions
-            and self._waiting_tokens < limits.max_encode_tokens
-        )
+        if not self._running or not self._queue:
+            return False
+        if self._steps_since_admission + 1 >= limits.steps_between_admissions:
+            return False
+        num_free = self._num_slots - len(self._running)
+        tokens_that_fit = self._waiting_tokens * min(1.0, num_free / len(self._queue))
+        return tokens_that_fit < limits.max_encode_tokens
 
     def pop_given_up(self) -> tuple[Request, ...]:
         """Requests that have left the queue since the last call without their turn."""

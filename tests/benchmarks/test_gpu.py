@@ -11,7 +11,8 @@ def test_one_call_measures_steps_and_throughput_and_names_what_is_left_out(tmp_p
     path = tmp_path / "gpu.json"
     results = main(
         [
-            *("--device", "cpu", "--dtype", "float32", "--tiny", "--num-items", "2"),
+            *("--device", "cpu", "--dtype", "float32", "--tiny"),
+            *("--num-items", "2", "--num-running", "2"),
             *("--num-rounds", "1", "--workload", "translate", "summarize-large-greedy"),
             *("--num-texts", "1", "--parity-dtype", "float32", "--output", str(path)),
         ]

@@ -71,8 +71,12 @@ def test_over_long_source_joins_alone() -> None:
     assert scheduler.admit(0.0) == (last,)
 
 
-def test_requests_wait_for_company_but_not_where_nobody_runs_nor_once_they_are_many() -> None:
-    scheduler = scheduler_with(steps_between_admissions=3, max_encode_tokens=10)
+def test_requests_wait_for_company_but_not_where_nobody_runs_nor_once_there_is_room_for_many() -> (
+    None
+):
+    scheduler = scheduler_with(
+        max_running_requests=6, steps_between_admissions=3, max_encode_tokens=10
+    )
     first = enqueue(scheduler)
     assert scheduler.admit(0.0) == (first,)
     second = enqueue(scheduler)
@@ -83,6 +87,21 @@ def test_requests_wait_for_company_but_not_where_nobody_runs_nor_once_they_are_m
     assert scheduler.admit(3.0) == (second, third)
     fourth, fifth = enqueue(scheduler, source_len=5), enqueue(scheduler, source_len=5)
     assert scheduler.admit(3.0) == (fourth, fifth)
+
+
+def test_many_that_wait_for_a_slot_do_not_join_one_by_one() -> None:
+    scheduler = scheduler_with(
+        max_running_requests=4, steps_between_admissions=3, max_encode_tokens=10
+    )
+    first = [enqueue(scheduler, source_len=2) for _ in range(20)][:4]
+    assert list(scheduler.admit(0.0)) == first
+    scheduler.finish(first[0], now=1.0)
+    assert scheduler.admit(1.0) == ()
+    scheduler.stepped(1.0, row_steps=4)
+    scheduler.finish(first[1], now=2.0)
+    assert scheduler.admit(2.0) == ()
+    scheduler.stepped(2.0, row_steps=4)
+    assert len(scheduler.admit(3.0)) == 2
 
 
 def test_request_that_can_never_fit_is_refused_with_both_sizes() -> None:
