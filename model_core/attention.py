@@ -30,22 +30,17 @@ def attend(
     """
     num_slots, num_beams, num_heads, head_dim = query.shape
     rows = query.transpose(1, 2).reshape(num_slots * num_heads, num_beams, head_dim)
+    entries = [block.heads_by_layer[layer] for block in blocks]
     # Keys first: the other way round the library reorders all of them for its few query rows.
     logits = [
-        of_layers[layer % len(of_layers)] + torch.bmm(_heads(block.keys[layer]), rows.mT).mT
-        for block, of_layers in zip(blocks, biases, strict=True)
+        of_layers[layer % len(of_layers)] + torch.bmm(keys, rows.mT).mT
+        for (keys, _), of_layers in zip(entries, biases, strict=True)
     ]
     weights = torch.softmax(logits[0] if len(logits) == 1 else torch.cat(logits, dim=2), dim=2)
 
     parts = torch.split(weights, [part.shape[2] for part in logits], dim=2)
-    context = torch.bmm(parts[0], _heads(blocks[0].values[layer]))
-    for part, block in zip(parts[1:], blocks[1:], strict=True):
-        context = torch.baddbmm(context, part, _heads(block.values[layer]))
+    context = torch.bmm(parts[0], entries[0][1])
+    for part, (_, values) in zip(parts[1:], entries[1:], strict=True):
+        context = torch.baddbmm(context, part, values)
     context = context.view(num_slots, num_heads, num_beams, head_dim).transpose(1, 2)
     return context.reshape(num_slots * num_beams, num_heads * head_dim)
-
-
-def _heads(entries: Tensor) -> Tensor:
-    """[num_slots, num_heads, entries, head_dim] -> [num_slots * num_heads, ...], without a copy."""
-    num_slots, num_heads, num_entries, head_dim = entries.shape
-    return entries.view(num_slots * num_heads, num_entries, head_dim)

@@ -107,8 +107,9 @@ class SelfAttentionStep:
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Store this step's keys and values, each `[num_slots, num_beams, num_heads, head_dim]`."""
-        self.written.keys[layer].copy_(keys.transpose(1, 2))
-        self.written.values[layer].copy_(values.transpose(1, 2))
+        written_keys, written_values = self.written.by_layer[layer]
+        written_keys.copy_(keys.transpose(1, 2))
+        written_values.copy_(values.transpose(1, 2))
 
 
 class SelfAttentionCache:

@@ -2,7 +2,9 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,12 +29,25 @@ class CacheLayout:
         return keys_and_values * self.num_layers * per_layer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class KeyValues:
     """Keys and values, each `[num_layers, num_slots, num_heads, length, head_dim]`."""
 
     keys: Tensor
     values: Tensor
+
+    @cached_property
+    def by_layer(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """Views of keys and values of each layer, `[num_slots, num_heads, length, head_dim]`."""
+        return list(zip(self.keys.unbind(), self.values.unbind(), strict=True))
+
+    @cached_property
+    def heads_by_layer(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """The same, `[num_slots * num_heads, length, head_dim]`."""
+        num_layers, num_slots, num_heads, length, head_dim = self.keys.shape
+        shape = (num_layers, num_slots * num_heads, length, head_dim)
+        keys, values = self.keys.view(shape), self.values.view(shape)
+        return list(zip(keys.unbind(), values.unbind(), strict=True))
 
     @classmethod
     def allocate(cls, layout: CacheLayout, num_slots: int, length: int) -> "KeyValues":

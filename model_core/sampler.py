@@ -45,8 +45,10 @@ class Sampler(Search):
         scores = self._process(logits.float().view(num_slots, self.num_beams, -1))
         token_ids = first_max(scores.flatten(0, 1)).view(num_slots, -1)
         undrawable = self._draw(scores, token_ids)
-        # A log-softmax is one pass of its own kernel; a log-sum-exp takes several.
-        chosen = scores.log_softmax(-1).gather(2, token_ids[..., None])[..., 0]
+        # A log-softmax is one pass of its own kernel; a log-sum-exp takes several. In place, since
+        # fresh memory is slow.
+        log_probs = torch.log_softmax(scores, dim=-1, out=scores)
+        chosen = log_probs.gather(2, token_ids[..., None])[..., 0]
 
         in_prompt = self._in_prompt(num_slots)[:, None]
         # A slot that is not a number fails at once, in its prompt too: its keys must not stay.
