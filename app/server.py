@@ -24,6 +24,7 @@ from app.service import TextService
 from app.settings import Settings
 from app.signals import exit_on_signals
 from app.watchdog import Watchdog
+from model_core.heap import freeze_heap
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +171,7 @@ def _freeze_heap() -> None:
     To look through a loaded server takes a quarter of a second, in which nothing else happens;
     through hundreds of calls in flight it takes 60 ms.
     """
-    gc.collect()
-    gc.freeze()
+    freeze_heap()
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, _ROUNDS_UNTIL_FULL)
 

@@ -6,6 +6,7 @@ nothing.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -19,6 +20,7 @@ from benchmarks.libraries import Knobs, Library, Tandem
 from benchmarks.limits import Products
 from benchmarks.systems import SYSTEMS
 from benchmarks.workloads import WORKLOADS, Item, Workload
+from model_core.heap import freeze_heap
 
 _NUM_STEPS = 24
 _NUM_FIRST_STEPS = 8  # admission and warm-up
@@ -112,12 +114,14 @@ def main() -> None:
     try:
         library = load(knobs)
         library.decode(workload.items(2, seed=-1))  # warm-up
+        freeze_heap()  # as our server does; for all systems
     except (ImportError, ValueError) as error:
         print(json.dumps(str(error)), flush=True)
         return
     print(json.dumps(""), flush=True)
     for result in answer(library, partial(load, system.knobs), workload, sys.stdin):
         print(json.dumps(result), flush=True)
+    gc.unfreeze()  # extensions complain at exit of what was not collected
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 
 from model_core.checkpoint import load_checkpoint
 from model_core.choose_runner import choose_runner
+from model_core.heap import freeze_heap
 from model_core.lean import LeanRunner
 from model_core.own_thread import in_thread_of_its_own
 from model_core.request import Request
@@ -53,8 +54,7 @@ def run_worker(connection: Connection, between: Callable[[], None]) -> None:
             connection.send(_raised(error))
             return
         connection.send(descriptions)
-        gc.collect()
-        gc.freeze()  # what was loaded stays
+        freeze_heap()
         while True:
             call: Call = connection.recv()
             connection.send(_answer(runners, call))
