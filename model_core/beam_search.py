@@ -1,14 +1,23 @@
 """Beam search, as in transformers' `_beam_search`."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from model_core.cache import select_rows
 from model_core.generation import GenerationParameters
-from model_core.request import Hypothesis
-from model_core.search import START_LEN, Choice, FixedProcessors, Search
+from model_core.search import (
+    START_LEN,
+    Choice,
+    Ended,
+    FixedProcessors,
+    Hypotheses,
+    Search,
+    hypothesis,
+    lists_of,
+)
 from model_core.stopping import StopStrings
 from model_core.top_k import top_k
 
@@ -155,27 +164,30 @@ class BeamSearch(Search):
         vocab = log_probs.shape[2]
         return flat // vocab, flat % vocab
 
-    def hypotheses(self, slots: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        """See `Search`."""
+        states = (self._is_finished, self._finished_lens, self._finished_scores)
+        return *states, self._finished_ids
+
+    def read(self, results: Sequence[Tensor], ended: Sequence[Ended]) -> list[Hypotheses]:
         """See `Search`. Scores are transformers' `sequences_scores`.
 
         Fewer than `num_return_sequences` where the search found no more: transformers then fills
         up with rows that never finished. None where scores leave the range of what is possible.
         """
-        states = (self._is_finished, self._finished_lens, self._finished_scores)
-        finished, lengths, scores = self._read(slots, *states)
-        longest = max(map(max, lengths), default=0)
-        (token_ids,) = self._read(slots, self._finished_ids[:, :, :longest])
+        *numbers, tokens = results
+        slots = [slot for slot, _ in ended]
+        finished, lengths, scores = lists_of(slots, numbers)
+        (token_ids,) = lists_of(slots, [tokens[:, :, : max(map(max, lengths))]])
         found = []
-        for index, slot in enumerate(slots):
-            wanted = self._slots[slot].parameters.num_return_sequences
+        for index, (_, parameters) in enumerate(ended):
+            num_wanted = min(parameters.num_return_sequences, sum(finished[index]))
+            rows = zip(token_ids[index], lengths[index], scores[index], strict=True)
             found.append(
                 tuple(
-                    self._hypothesis(
-                        slot,
-                        token_ids[index][rank][START_LEN : lengths[index][rank]],
-                        scores[index][rank],
-                    )
-                    for rank in range(min(wanted, sum(finished[index])))
+                    hypothesis(parameters, ids[START_LEN:length], score)
+                    for ids, length, score in islice(rows, num_wanted)
                 )
             )
         return found

@@ -156,7 +156,7 @@ class Group:
         chosen = Chosen()
         ended = zip(self.requests, choice.done.tolist(), choice.failed.tolist(), strict=True)
         for slot, (request, done, failed) in enumerate(ended):
-            hypotheses = self.search.hypotheses([slot])[0] if done else ()
+            hypotheses = self.search.hypotheses(slot) if done else ()
             if failed or (done and not hypotheses):
                 chosen.failed.append(request)
             elif done:

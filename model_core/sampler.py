@@ -8,7 +8,16 @@ from torch import Tensor
 
 from model_core.generation import GenerationParameters
 from model_core.request import Hypothesis
-from model_core.search import START_LEN, Choice, FixedProcessors, Search
+from model_core.search import (
+    START_LEN,
+    Choice,
+    Ended,
+    FixedProcessors,
+    Hypotheses,
+    Search,
+    hypothesis,
+    lists_of,
+)
 from model_core.stopping import StopStrings
 from model_core.top_k import first_max
 
@@ -80,23 +89,24 @@ class Sampler(Search):
                 undrawable.add(slot)
         return undrawable
 
-    def hypotheses(self, slots: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        """See `Search`."""
+        return self._ended_lens, self._scores, self._token_ids
+
+    def read(self, results: Sequence[Tensor], ended: Sequence[Ended]) -> list[Hypotheses]:
         """See `Search`. Score: sum of log-probabilities / generated_len ** length_penalty.
 
         Drawn hypotheses come in the order of their rows, as from `generate()`.
         """
-        lengths, scores = self._read(slots, self._ended_lens, self._scores)
-        longest = max(map(max, lengths), default=0)
-        (token_ids,) = self._read(slots, self._token_ids[:, :, :longest])
+        *numbers, tokens = results
+        slots = [slot for slot, _ in ended]
+        lengths, scores = lists_of(slots, numbers)
+        (token_ids,) = lists_of(slots, [tokens[:, :, : max(map(max, lengths))]])
         return [
-            tuple(map(partial(self._drawn, slot), *of_slot))
-            for slot, *of_slot in zip(slots, lengths, scores, token_ids, strict=True)
+            tuple(map(partial(_drawn, parameters), *of_slot))
+            for (_, parameters), *of_slot in zip(ended, lengths, scores, token_ids, strict=True)
         ]
-
-    def _drawn(self, slot: int, length: int, score: float, token_ids: list[int]) -> Hypothesis:
-        parameters = self._slots[slot].parameters
-        penalty = (length - parameters.prompt_len) ** parameters.length_penalty
-        return self._hypothesis(slot, token_ids[START_LEN:length], score / penalty)
 
     def _end(self, token_ids: Tensor, in_prompt: Tensor) -> Tensor:
         """Append the tokens, note which rows end with them, and tell which slots are done."""
@@ -123,3 +133,10 @@ class Sampler(Search):
     def _refresh(self) -> None:
         super()._refresh()
         self._put(self._pad_token_ids, [[slot.parameters.pad_token_id] for slot in self._slots])
+
+
+def _drawn(
+    parameters: GenerationParameters, length: int, score: float, token_ids: list[int]
+) -> Hypothesis:
+    penalty = (length - parameters.prompt_len) ** parameters.length_penalty
+    return hypothesis(parameters, token_ids[START_LEN:length], score / penalty)

@@ -28,6 +28,10 @@ START_LEN = 1
 
 Newcomer = tuple[GenerationParameters, Sequence[int]]
 """What a request wants, and its source tokens."""
+Ended = tuple[int, GenerationParameters]
+"""A slot, and what its request wanted."""
+Hypotheses = tuple[Hypothesis, ...]
+"""Of one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,10 @@ class Search(ABC):
         self._is_done[: len(choice.done)] |= choice.done
         return choice
 
+    def are_done(self, num_slots: int) -> Tensor:
+        """[num_slots]: of the first slots those whose request has ended."""
+        return self._is_done[:num_slots]
+
     @abstractmethod
     def fits(self, parameters: GenerationParameters) -> bool:
         """Whether a request can join the group."""
@@ -224,9 +232,24 @@ class Search(ABC):
     def _choose(self, logits: Tensor) -> Choice:
         """See `choose`."""
 
+    def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
+        """The results of a slot whose request has ended, best first."""
+        (found,) = self.read(self.results, [(slot, self._slots[slot].parameters)])
+        return found
+
+    @property
     @abstractmethod
-    def hypotheses(self, slots: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
-        """The results of each slot, best first; their requests have ended."""
+    def results(self) -> tuple[Tensor, ...]:
+        """What hypotheses are read from; of each the first dimension is the slot."""
+
+    @abstractmethod
+    def read(self, results: Sequence[Tensor], ended: Sequence[Ended]) -> list[Hypotheses]:
+        """The results of requests that have ended, best first.
+
+        Args:
+            results: As they were when a step had ended, or are.
+            ended: Of each request its slot then, and its parameters.
+        """
 
     @abstractmethod
     def _start(self, rows: slice) -> None:
@@ -235,11 +258,6 @@ class Search(ABC):
     @abstractmethod
     def _state(self) -> list[Tensor]:
         """Every tensor whose first dimension is the slot, apart from those of every search."""
-
-    def _read(self, slots: Sequence[int], *states: Tensor) -> list[list[Any]]:
-        """What some slots have in tensors whose first dimension is the slot: a list for each."""
-        index = to_device(torch.tensor(slots, dtype=torch.long), self._device)
-        return [state[index].tolist() for state in states]
 
     def _new_slot(self, parameters: GenerationParameters, source_ids: Sequence[int]) -> _Slot:
         generator = None
@@ -363,6 +381,13 @@ class Search(ABC):
                 device=self._device,
             )
 
-    def _hypothesis(self, slot: int, token_ids: list[int], score: float) -> Hypothesis:
-        parameters = self._slots[slot].parameters
-        return Hypothesis(tuple(token_ids), score, finish_reason(token_ids, parameters))
+
+def hypothesis(parameters: GenerationParameters, token_ids: list[int], score: float) -> Hypothesis:
+    """One result, of the target tokens behind the decoder start token."""
+    return Hypothesis(tuple(token_ids), score, finish_reason(token_ids, parameters))
+
+
+def lists_of(slots: Sequence[int], states: Sequence[Tensor]) -> list[list[Any]]:
+    """What some slots have in tensors whose first dimension is the slot: a list for each."""
+    index = to_device(torch.tensor(slots, dtype=torch.long), states[0].device)
+    return [state[index].tolist() for state in states]

@@ -19,8 +19,8 @@ from model_core.encoder import Encoder
 from model_core.generation import GenerationParameters
 from model_core.group import Group
 from model_core.key_values import KeyValuesPool
-from model_core.request import Hypothesis, Request
-from model_core.search import Choice, Search
+from model_core.request import Request
+from model_core.search import Choice, Ended, Hypotheses, Search
 from model_core.slot_cost import Capacity
 
 NUM_STEPS = 10
@@ -84,7 +84,12 @@ class _RandomSearch(Search):
         """Target tokens of every slot, [num_beams, target_len] each."""
         return [self._token_ids[slot, :, :length] for slot, length in enumerate(self._host_lengths)]
 
-    def hypotheses(self, slots: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        """None: nothing ever ends."""
+        return ()
+
+    def read(self, results: Sequence[Tensor], ended: Sequence[Ended]) -> list[Hypotheses]:
         """Never asked for."""
         raise NotImplementedError
 

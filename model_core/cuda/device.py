@@ -22,6 +22,9 @@ class Mark(Protocol):
 class Fetched(Protocol):
     """A small tensor on its way to the host."""
 
+    def is_there(self) -> bool:
+        """Whether it has arrived."""
+
     def get(self) -> Tensor:
         """The tensor, on the host; blocks until it is there."""
 
@@ -66,9 +69,15 @@ class _Reached:
 
 @dataclass(frozen=True, slots=True)
 class _Here:
-    """A tensor that is on the host."""
+    """A tensor that is on the host, but says so only when it is asked for.
+
+    As late as a GPU can be: what that leads to shall be seen on a CPU.
+    """
 
     tensor: Tensor
+
+    def is_there(self) -> bool:
+        return False
 
     def get(self) -> Tensor:
         return self.tensor
@@ -125,6 +134,9 @@ class _Pinned:
         self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self._host.copy_(tensor, non_blocking=True)
         self._copied = _EventMark()
+
+    def is_there(self) -> bool:
+        return self._copied.is_reached()
 
     def get(self) -> Tensor:
         self._copied.wait()

@@ -1,5 +1,6 @@
 """Slots of one beam width, whose steps may be captured: one launch for each bucket of slots."""
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,26 +45,35 @@ class Place:
     max_target_len: int
 
 
+STEPS_AHEAD = 3
+"""Steps that are launched before the host waits for the end of the first of them.
+
+So many are done while the host launches a pass of the encoder, which takes it some milliseconds.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class _Launched:
     """A step whose end the host has not seen yet.
 
     Attributes:
         requests: By slot, as they were then.
-        begun: Before the step, and behind all that moved slots before it.
+        results: What the search had found behind it; see `Search.results`.
         flags: [2, num_slots]: whose request has ended, and whose failed.
+        ended: Behind all of this.
     """
 
     requests: tuple[Request, ...]
-    begun: Mark
+    results: tuple[Tensor, ...]
     flags: Fetched
+    ended: Mark
 
 
 class Pool:
     """Requests of one beam width; slots in use are the first ones.
 
-    The host launches a step before it knows who ended in the last one: `collect` tells that one
-    step late. A slot whose request has ended stays as it is until then.
+    The host launches steps before it knows who ended in the last ones: `collect` tells that up to
+    `STEPS_AHEAD` steps late. A slot whose request has ended stays as it is until then.
 
     Args:
         place: Shared by the pools of a checkpoint.
@@ -91,8 +101,7 @@ class Pool:
             (place.num_slots, num_beams), dtype=torch.long, device=torch_device
         )
         self._steps: dict[int, Part] = {}
-        self._launched: _Launched | None = None
-        self._expected: _Launched | None = None
+        self._under_way: deque[_Launched] = deque()
 
     @property
     def num_rows(self) -> int:
@@ -157,17 +166,17 @@ class Pool:
         self._table.move(moves)
         move_rows(moves, self._last_ids)
         self._table.clear(num_kept, num_slots)
+        if not self.requests:
+            self._under_way.clear()  # nobody asks for their ends
 
     def clear(self) -> None:
         """Free every slot."""
         self.remove(self.requests.copy())
-        self._launched = self._expected = None
 
     def launch(self) -> None:
         """Begin a step of every slot in use."""
         self.seat()
         device, num_slots = self._place.device, len(self.requests)
-        begun = device.mark()
         bucket = min((each for each in self._steps if each >= num_slots), default=0)
         if bucket:
             self.search.prepare()
@@ -175,8 +184,10 @@ class Pool:
         else:
             choice = self.choose(self.forward(num_slots))
             flags = torch.stack((choice.done, choice.failed))
-        launched = _Launched(tuple(self.requests), begun, device.fetch(flags))
-        self._expected, self._launched = self._launched, launched
+        results = tuple(each[:num_slots].clone() for each in self.search.results)
+        fetched = device.fetch(flags)
+        launched = _Launched(tuple(self.requests), results, fetched, device.mark())
+        self._under_way.append(launched)
 
     def choose(self, logits: Tensor) -> Choice:
         """Let the search choose the next tokens of every slot in use."""
@@ -185,32 +196,32 @@ class Pool:
         return choice
 
     def collect(self) -> Chosen:
-        """Who left in the step before the one that was launched last; their slots are free."""
-        chosen, launched = Chosen(), self._expected
-        self._expected = None
-        if launched is None or self._launched is None:
-            return chosen
-        done, failed = launched.flags.get().tolist()
-        slots = {request: slot for slot, request in enumerate(self.requests)}
-        ended = [
-            (request, failed[slot])
-            for slot, request in enumerate(launched.requests)
-            if (done[slot] or failed[slot]) and request in slots
-        ]
-        if not ended:
-            return chosen
-        chosen.failed.extend(request for request, has_failed in ended if has_failed)
-        answered = [request for request, has_failed in ended if not has_failed]
-        # Not behind the step that is under way, but behind moves since the one that ended.
-        with self._place.device.reading(self._launched.begun):
-            found = self.search.hypotheses([slots[request] for request in answered])
-        for request, hypotheses in zip(answered, found, strict=True):
-            if hypotheses:
-                chosen.finished.append((request, Output.of(request, hypotheses)))
-            else:
-                chosen.failed.append(request)
-        self.remove([request for request, _ in ended])
+        """Who left in steps that have ended, as far as is known; their slots are free."""
+        chosen, under_way = Chosen(), self._under_way
+        while under_way and (len(under_way) > STEPS_AHEAD or under_way[0].flags.is_there()):
+            self._collect(under_way.popleft(), chosen)
         return chosen
+
+    def _collect(self, launched: _Launched, chosen: Chosen) -> None:
+        done, failed = launched.flags.get().tolist()
+        running = set(self.requests)
+        ended = [
+            (slot, request)
+            for slot, request in enumerate(launched.requests)
+            if (done[slot] or failed[slot]) and request in running
+        ]
+        answered = [(slot, request) for slot, request in ended if not failed[slot]]
+        chosen.failed.extend(request for slot, request in ended if failed[slot])
+        if answered:
+            wanted = [(slot, request.parameters) for slot, request in answered]
+            with self._place.device.reading(launched.ended):
+                found = self.search.read(launched.results, wanted)
+            for (_, request), hypotheses in zip(answered, found, strict=True):
+                if hypotheses:
+                    chosen.finished.append((request, Output.of(request, hypotheses)))
+                else:
+                    chosen.failed.append(request)
+        self.remove([request for _, request in ended])
 
     def context(self, num_slots: int) -> SlotContext:
         """What the first slots attend to."""
@@ -246,5 +257,5 @@ class Pool:
             positions[:, None].expand(-1, num_beams).flatten(),
             [self.context(num_slots)],
         )
-        table.advance(num_slots)
+        table.advance(self.search.are_done(num_slots))
         return logits

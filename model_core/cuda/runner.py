@@ -52,8 +52,8 @@ class _Joining:
 class PooledRunner:
     """Runs one checkpoint step by step; see `ModelRunner`.
 
-    A step is launched before the host has seen the last one's end: a request ends in the report
-    of the step after. A request joins in the first step that begins after its source is encoded.
+    Steps are launched before the host has seen the end of the last ones: a request ends in the
+    report of a later step. It joins in the first step that begins after its source is encoded.
 
     Args:
         encoder: The checkpoint's encoder.

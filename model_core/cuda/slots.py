@@ -99,7 +99,12 @@ class SlotTable:
         index = parents[:, :, None].expand(-1, -1, lineage.shape[2])
         lineage.copy_(lineage.gather(1, index))
 
-    def advance(self, num_slots: int) -> None:
-        """Every target that is not empty grows by a token: a part of a step."""
-        lengths = self.lengths[:num_slots]
-        lengths += lengths > 0
+    def advance(self, are_done: Tensor) -> None:
+        """Every target that goes on grows by a token: a part of a step.
+
+        Args:
+            are_done: [num_slots], those that had ended before: they stay as they are, and within
+                their pages, however many steps follow.
+        """
+        lengths = self.lengths[: len(are_done)]
+        lengths += (lengths > 0) & ~are_done

@@ -1,8 +1,7 @@
 """The runner of CUDA on a CPU: the functions that are captured there are called here."""
 
 import random
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,14 +9,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from torch import Tensor
 
-from model_core.cuda.device import HostDevice, Mark
+from model_core.cuda.device import Fetched, HostDevice, Mark
+from model_core.cuda.pages import PAGE_LEN
+from model_core.cuda.pool import STEPS_AHEAD
 from model_core.cuda.runner import PooledRunner
-from model_core.cuda.slots import SlotTable
 from model_core.decoder import Decoder
 from model_core.errors import InvalidParameterError, SourceTooLongError
 from model_core.request import Output, Request
-from model_core.slot_moves import Moves
 from tests.lean import Lean, load_lean, parameter_choices, parameters_of, random_source
 from tests.model_core.cuda.runners import MAX_SOURCE_LEN, MAX_TARGET_LEN, pooled_runner
 from tests.model_core.failures import assert_nobody_else_fails
@@ -177,10 +177,36 @@ def test_a_target_of_several_pages_stays_exact(num_beams: int) -> None:
         assert_same(outputs[each], generate_alone(lean.model, each.source_ids, each.parameters))
 
 
-def test_a_request_ends_in_the_report_of_the_step_after() -> None:
+def test_a_request_ends_in_the_report_of_a_later_step() -> None:
     runner = pooled_runner(LEAN)
     runner.admit([request(1, max_length=3, eos_token_ids=())])
-    assert [len(runner.step().finished) for _ in range(4)] == [0, 0, 1, 0]
+    num_steps = 2
+    ends = [len(runner.step().finished) for _ in range(num_steps + STEPS_AHEAD + 1)]
+    assert ends == [0] * (num_steps + STEPS_AHEAD - 1) + [1, 0]
+
+
+def test_a_request_ends_as_soon_as_its_end_is_there() -> None:
+    runner = pooled_runner(LEAN, device=PromptDevice())
+    runner.admit([request(1, max_length=3, eos_token_ids=())])
+    assert [len(runner.step().finished) for _ in range(3)] == [0, 1, 0]
+
+
+class PromptDevice(HostDevice):
+    """What is fetched from it is there at once."""
+
+    def fetch(self, tensor: Tensor) -> Fetched:
+        return _There(super().fetch(tensor).get())
+
+
+@dataclass(frozen=True)
+class _There:
+    tensor: Tensor
+
+    def is_there(self) -> bool:
+        return True
+
+    def get(self) -> Tensor:
+        return self.tensor
 
 
 def test_more_requests_than_slots_of_a_pool_open_another() -> None:
@@ -250,47 +276,31 @@ def test_a_request_may_leave_before_it_has_joined() -> None:
     assert runner.num_free_pages == runner.num_pages
 
 
-class CountedMoves(HostDevice):
-    """A device whose marks know how many slots had moved before them."""
-
-    def __init__(self) -> None:
-        self.num_moves = 0
-        self.num_reads = 0
-
-    def mark(self) -> Mark:
-        return _Counted(self.num_moves)
-
-    def reading(self, after: Mark) -> AbstractContextManager[Any]:
-        assert isinstance(after, _Counted)
-        assert after.num_moves == self.num_moves, "a slot may be read before it has moved"
-        self.num_reads += 1
-        return nullcontext()
+def test_slots_that_move_while_ends_are_under_way_change_no_result() -> None:
+    runner = pooled_runner(LEAN)
+    requests = [request(n, max_length=n + 3, num_beams=1 + n % 2) for n in range(6)]
+    runner.admit(requests)
+    outputs = run(runner)
+    for each in requests:
+        assert_same(outputs[each], generate_alone(LEAN.model, each.source_ids, each.parameters))
 
 
-class _Counted(Mark):
-    def __init__(self, num_moves: int) -> None:
-        self.num_moves = num_moves
-
-    def is_reached(self) -> bool:
-        return True
-
-
-def test_results_are_read_behind_every_move_of_their_slots(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    device = CountedMoves()
-    move = SlotTable.move
-
-    def counted(table: SlotTable, moves: Moves) -> None:
-        device.num_moves += len(moves)
-        move(table, moves)
-
-    monkeypatch.setattr(SlotTable, "move", counted)
-    runner = pooled_runner(LEAN, device=device)
-    runner.admit([request(n, max_length=n + 3, eos_token_ids=()) for n in range(4)])
-    assert len(run(runner)) == 4
-    assert device.num_moves == 2
-    assert device.num_reads >= 4
+def test_who_has_ended_writes_to_nobodys_pages() -> None:
+    num_beams, of_one_page = 4, PAGE_LEN // 4
+    first, ending = (
+        request(n, max_length=of_one_page, num_beams=num_beams, eos_token_ids=()) for n in (1, 2)
+    )
+    staying = request(3, max_length=2 * of_one_page, num_beams=num_beams, eos_token_ids=())
+    runner = pooled_runner(LEAN, num_pages=(1 + 1) + (1 + 2))
+    runner.admit([first])
+    runner.admit([staying])  # gets the page whose number stands where a slot has none
+    for _ in range(3):
+        runner.step()
+    runner.remove([first])
+    runner.admit([ending])
+    outputs = run(runner)
+    for each in (ending, staying):
+        assert_same(outputs[each], generate_alone(LEAN.model, each.source_ids, each.parameters))
 
 
 def test_what_has_no_slot_is_refused_by_name() -> None:
