@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.checkpoints import build_checkpoint, checkpoint_folder
 from benchmarks.gpu_checks import attention_differences, parity_rate
-from benchmarks.gpu_report import gpu_section
+from benchmarks.gpu_report import ENCODE_TOKENS, gpu_section
 from benchmarks.gpu_steps import step_times
 from benchmarks.libraries import CTranslate2, Knobs, Library, Tandem, Transformers
 from benchmarks.results import Results
@@ -47,7 +47,6 @@ _BATCH_SIZES = (128, 256)  # of generate() and CTranslate2: the best one counts
 _FEWEST = 128  # requests for a rate
 _LENGTH_SLACK = 0.25
 _ROUNDS_S = 4.0  # no further round begins after these
-_ENCODE_TOKENS = 16_384  # of Tandem, between two steps
 _TINY = {
     "opus-mt": Shape(96, 95, marian_like(32, 2, 64, 2)),
     "bart-base": Shape(96, 2, bart_like(32, 2, 64, 2)),
@@ -216,7 +215,7 @@ def _tandem_with(num_running: int) -> type[Tandem]:
         """So many requests together."""
 
         max_running_requests = num_running
-        max_encode_tokens = _ENCODE_TOKENS
+        max_encode_tokens = ENCODE_TOKENS
 
     return Wide
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from benchmarks.report import markdown, where_from
 from benchmarks.results import Measured, Results, figure
 
+ENCODE_TOKENS = 16_384
+"""Of Tandem, between two steps."""
 _REQUESTS = {"offline": "many", "alone": "one"}
 
 
@@ -22,7 +24,8 @@ def gpu_section(results: Results) -> str:
     parts = [
         f"One {about['gpu']}, {about['arguments']['dtype']}. {where_from(about)}",
         "Target tokens per second: medians of the rounds, least and most. *Many* requests come at "
-        f"once, of which Tandem has {about['arguments']['num_running']} in flight and `generate()` "
+        f"once, of which Tandem has {about['arguments']['num_running']} in flight "
+        f"(`TANDEM_MAX_ENCODE_TOKENS` is {ENCODE_TOKENS}) and `generate()` "
         "gets batches of the size that is named; the ratio is to its better one.",
         rates_table(results),
         "One decoder step of a full pool, launched alone, in milliseconds; *bytes* is what its "
