@@ -15,7 +15,14 @@ def merged(runs: list[Results]) -> Results:
     """Runs on one GPU as one: about the first, with what all of them measured."""
     first = runs[0]
     measured = [each for run in runs for each in run.measured]
-    return Results(None, first.about, measured, [each for run in runs for each in run.missing])
+    known = {(each["workload"], each["system"], each["mode"]) for each in measured}
+    missing = [
+        each
+        for run in runs
+        for each in run.missing
+        if (each["workload"], each["system"], each["mode"]) not in known
+    ]
+    return Results(None, first.about, measured, missing)
 
 
 def gpu_section(results: Results) -> str:

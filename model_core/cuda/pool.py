@@ -170,8 +170,12 @@ class Pool:
             self._under_way.clear()  # nobody asks for their ends
 
     def clear(self) -> None:
-        """Free every slot."""
-        self.remove(self.requests.copy())
+        """Forget every request, whatever an error has left; their pages are the caller's."""
+        self.search.remove(range(self.search.num_slots))
+        self.requests.clear()
+        self._pages.clear()
+        self._under_way.clear()
+        self._table.clear_all()
 
     def launch(self) -> None:
         """Begin a step of every slot in use."""

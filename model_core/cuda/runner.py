@@ -222,8 +222,9 @@ class PooledRunner:
             if not is_idle and not first.encoded.is_reached():
                 return
             self._device.follow(first.encoded)
-            self._pool_for(first.request).admit(first.request, first.pages)
-            self._joining.pop(0)
+            while self._joining and self._joining[0].encoded is first.encoded:
+                each = self._joining.pop(0)
+                self._pool_for(each.request).admit(each.request, each.pages)
 
     def _pool_for(self, request: Request) -> Pool:
         for pool in self.pools:
