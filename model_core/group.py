@@ -105,12 +105,10 @@ class Group:
 
     def remove(self, request: Request) -> None:
         """Free the slot of a request; the last slot moves into the hole."""
-        slot, last = self.requests.index(request), len(self.requests) - 1
-        if slot != last:
-            self._cross_cache.move(last, slot)
-            self._self_cache.move(last, slot)
-        self.search.remove([slot])
-        self.requests[slot] = self.requests[last]
+        for hole, last in self.search.remove([self.requests.index(request)]):
+            self._cross_cache.move(last, hole)
+            self._self_cache.move(last, hole)
+            self.requests[hole] = self.requests[last]
         self.requests.pop()
         if 0 < len(self.requests) * 4 <= self.num_slots:
             self._resize(self.num_slots // 2)

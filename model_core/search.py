@@ -232,7 +232,7 @@ class Search(ABC):
     def _choose(self, logits: Tensor) -> Choice:
         """See `choose`."""
 
-    def hypotheses(self, slot: int) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, slot: int) -> Hypotheses:
         """The results of a slot whose request has ended, best first."""
         (found,) = self.read(self.results, [(slot, self._slots[slot].parameters)])
         return found

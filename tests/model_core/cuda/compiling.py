@@ -63,7 +63,9 @@ def _compile(
         for index, name in enumerate(names)
     }
     source = ASTSource(fn=function, signature=signature, constexprs=own)
-    options = {"enable_fp_fusion": True}
+    options: dict[str, int] = {"enable_fp_fusion": True}
+    if function is kernel._attend_kernel:
+        options = kernel._LAUNCH
     compiled = triton.compile(source, target=GPUTarget("cuda", target, WARP_SIZE), options=options)
     return f"{function.__name__}: {len(compiled.asm['cubin'])} bytes"
 
