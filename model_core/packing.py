@@ -10,6 +10,7 @@ in the batch: sums of integers have no rounding.
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ _MIN_SINGLE_ROW_SIZE = 1 << 20
 """A single row is faster times a smaller weight that is not packed."""
 
 _MAX_STEP = 127
+_MAX_STEP_OF_TWO = 64
+"""Largest step of a weight, two of which times the largest unsigned byte make less than 2**15."""
 _ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
 _ROUNDER = 1.5 * 2**23 + _ZERO_POINT
 """A float32 plus this is rounded to a whole number, whose lowest byte is the float's own."""
@@ -64,13 +67,16 @@ class PackedInt8:
     @classmethod
     def quantised(cls, weight: Tensor) -> "PackedInt8":
         """From a weight, [out, in]: the nearest steps, symmetric about zero."""
-        steps_per_unit = _MAX_STEP / _peaks(weight)
+        max_step = _MAX_STEP if sums_are_exact() else _MAX_STEP_OF_TWO
+        steps_per_unit = max_step / _peaks(weight)
         steps = (weight * steps_per_unit).round_().to(torch.int8)
-        return cls(
-            torch.ops.onednn.qlinear_prepack(steps, None),
-            (1 / (steps_per_unit * _MAX_STEP)).flatten(),
-            torch.zeros(len(weight), dtype=torch.int64),
-        )
+        return cls.of_steps(steps, (1 / (steps_per_unit * _MAX_STEP)).flatten())
+
+    @classmethod
+    def of_steps(cls, steps: Tensor, scales: Tensor) -> "PackedInt8":
+        """From whole steps, [out, in], int8, and the scale of each output; see `scales`."""
+        packed = torch.ops.onednn.qlinear_prepack(steps, None)
+        return cls(packed, scales, torch.zeros(len(steps), dtype=torch.int64))
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
@@ -96,6 +102,20 @@ class PackedInt8:
 
 
 PackedWeight = PackedFloat | PackedInt8
+
+
+@cache
+def sums_are_exact() -> bool:
+    """Whether int8 products of full steps are summed without loss on this processor.
+
+    Without instructions for that (VNNI), two products are added in 16 bits, which do not hold the
+    largest ones and stay at the bound. So the largest ones are tried.
+    """
+    num_inputs = 64
+    steps = torch.full((64, num_inputs), _MAX_STEP, dtype=torch.int8)
+    weight = PackedInt8.of_steps(steps, torch.full((64,), 1 / _MAX_STEP))
+    sums = [weight(torch.ones(num_rows, num_inputs), None) / _MAX_STEP for num_rows in (1, 64)]
+    return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 
 
 def is_int8_available(device: torch.device) -> bool:
