@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.checkpoints import build_checkpoint, checkpoint_folder
 from benchmarks.gpu_checks import attention_differences, parity_rate
-from benchmarks.gpu_report import ENCODE_TOKENS, gpu_section
+from benchmarks.gpu_report import gpu_section
 from benchmarks.gpu_steps import step_times
 from benchmarks.libraries import CTranslate2, Knobs, Library, Tandem, Transformers
 from benchmarks.results import Results
@@ -135,7 +135,8 @@ class Suite:
     def _measure_throughput(self, name: str) -> None:
         """Of all systems: many requests at once, and one alone."""
         items = WORKLOADS[name].items(self._arguments.num_items)
-        tandem = _tandem_with(min(self._arguments.num_running, len(items)))
+        num_running = min(self._arguments.num_running, len(items))
+        tandem = _tandem_with(num_running, self._arguments.max_encode_tokens)
         self._measure_system(name, "tandem", tandem, {len(items): items})
         for system, library in (("transformers", Transformers), ("ctranslate2", CTranslate2)):
             batches = {size: items[: max(size, _FEWEST)] for size in self._batch_sizes}
@@ -161,11 +162,13 @@ class Suite:
         self._try(name, system, "load", load)
         if loaded is None:
             return
-        for mode, size, items in modes:
-            knobs = replace(self._knobs, max_batch_size=size, length_slack=_LENGTH_SLACK)
-            self._try(name, system, mode, partial(self._offline, loaded, knobs, items))
-        loaded.close()
-        gc.unfreeze()
+        try:
+            for mode, size, items in modes:
+                knobs = replace(self._knobs, max_batch_size=size, length_slack=_LENGTH_SLACK)
+                self._try(name, system, mode, partial(self._offline, loaded, knobs, items))
+        finally:
+            loaded.close()
+            gc.unfreeze()
 
     def _offline(self, loaded: Library, knobs: Knobs, items: Sequence[Item]) -> dict[str, Any]:
         """Tokens per second of all requests at once, round by round, while there is time."""
@@ -198,7 +201,7 @@ class Suite:
             return
         try:
             measured = measure()
-        except (ImportError, RuntimeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # a run on a GPU is too dear to end with it
             self.results.leave_out(workload, system, mode, f"{type(error).__name__}: {error}")
             return
         finally:
@@ -210,12 +213,12 @@ class Suite:
         print(line, flush=True)
 
 
-def _tandem_with(num_running: int) -> type[Tandem]:
+def _tandem_with(num_running: int, num_tokens: int) -> type[Tandem]:
     class Wide(Tandem):
-        """So many requests together."""
+        """So many requests together, so many source tokens encoded between two steps."""
 
         max_running_requests = num_running
-        max_encode_tokens = ENCODE_TOKENS
+        max_encode_tokens = num_tokens
 
     return Wide
 
@@ -237,6 +240,7 @@ def main(command_line: Sequence[str] | None = None) -> Results:
     parser.add_argument("--workload", nargs="*", choices=_DECODED, default=list(_DECODED))
     parser.add_argument("--num-items", type=int, default=512, help="requests at once")
     parser.add_argument("--num-running", type=int, default=128, help="of them, Tandem's in flight")
+    parser.add_argument("--max-encode-tokens", type=int, default=16_384, help="Tandem's setting")
     parser.add_argument("--num-rounds", type=int, default=3)
     parser.add_argument("--num-texts", type=int, default=64, help="for the rates of parity")
     parser.add_argument("--parity-dtype", nargs="*", default=["float32", "bfloat16", "float16"])

@@ -6,14 +6,19 @@ from collections.abc import Iterator
 from benchmarks.report import markdown, where_from
 from benchmarks.results import Measured, Results, figure
 
-ENCODE_TOKENS = 16_384
-"""Of Tandem, between two steps."""
-_REQUESTS = {"offline": "many", "alone": "one"}
+_MODES = ("offline", "alone")
 
 
 def merged(runs: list[Results]) -> Results:
-    """Runs on one GPU as one: about the first, with what all of them measured."""
+    """Runs on one GPU as one: about the first, with what all of them measured.
+
+    Raises:
+        ValueError: They are of several.
+    """
     first = runs[0]
+    names = {run.about["gpu"] for run in runs}
+    if len(names) > 1:
+        raise ValueError(f"expected runs on one kind of GPU, found {', '.join(sorted(names))}")
     measured = [each for run in runs for each in run.measured]
     known = {(each["workload"], each["system"], each["mode"]) for each in measured}
     missing = [
@@ -30,10 +35,10 @@ def gpu_section(results: Results) -> str:
     about = results.about
     parts = [
         f"One {about['gpu']}, {about['arguments']['dtype']}. {where_from(about)}",
-        "Target tokens per second: medians of the rounds, least and most. *Many* requests come at "
+        "Target tokens per second: medians of the rounds, least and most. So many requests come at "
         f"once, of which Tandem has {about['arguments']['num_running']} in flight "
-        f"(`TANDEM_MAX_ENCODE_TOKENS` is {ENCODE_TOKENS}) and `generate()` "
-        "gets batches of the size that is named; the ratio is to its better one.",
+        f"(`TANDEM_MAX_ENCODE_TOKENS` is {about['arguments']['max_encode_tokens']}); `generate()` "
+        "gets whole batches of the size that is named, and the ratio is to its better one.",
         rates_table(results),
         "One decoder step of a full pool, launched alone, in milliseconds; *bytes* is what its "
         "weights, keys and values take at the speed of a copy.",
@@ -47,7 +52,7 @@ def gpu_section(results: Results) -> str:
 def rates_table(results: Results) -> str:
     """Tokens per second of each system, and Tandem's ratio to it."""
     head = ["workload", "requests", "system", "batch", "tokens/s", "spread", "Tandem's ratio"]
-    runs = [each for each in results.measured if each["mode"] in _REQUESTS]
+    runs = [each for each in results.measured if each["mode"] in _MODES]
     best = _best(runs)
     rows = []
     for each in runs:
@@ -59,7 +64,7 @@ def rates_table(results: Results) -> str:
         rows.append(
             [
                 f"`{each['workload']}`",
-                _REQUESTS[each["mode"]],
+                str(each["num_items"]),
                 each["system"],
                 "" if each["system"] == "tandem" else str(each["batch_size"]),
                 figure(statistics.median(rates)),

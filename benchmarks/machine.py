@@ -27,6 +27,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor(),
         "architecture": platform.machine(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "wait_policy": f"{WAIT_POLICY}, after {SPIN_COUNT} rounds",
@@ -43,6 +44,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _instructions() -> str:
+    """What products of matrices depend on; empty where it is not known."""
+    flags = _field("/proc/cpuinfo", "flags").split()
+    of_interest = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8")
+    return ", ".join(flag for flag in of_interest if flag in flags)
 
 
 def _field(path: str, name: str) -> str:

@@ -25,9 +25,10 @@ def where_from(about: dict[str, object]) -> str:
     assert isinstance(machine, dict)
     assert isinstance(versions, dict)
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
+    kind = ", ".join(filter(None, (machine["architecture"], machine.get("instructions"))))
     return (
         f"{about['date']}, {machine['cores']} cores of {machine['processor']} "
-        f"({machine['architecture']}), {machine['memory_gib']} GiB, threads wait: "
+        f"({kind}), {machine['memory_gib']} GiB, threads wait: "
         f"{machine['wait_policy']}, load average before: {machine['load_before']}. {packages}."
     )
 

@@ -160,7 +160,7 @@ class _Loader:
 
     def load(self, task: Task | None) -> Checkpoint:
         """See `load_checkpoint`."""
-        device = _device(self._options.device)
+        device = _without_plans(_device(self._options.device))
         self._check_int8(device)
         self._files.check()
         self._files.pin()
@@ -369,3 +369,10 @@ def _device(name: str) -> torch.device:
     if name != "cpu" and int(found[2] or 0) >= num_devices:
         raise CheckpointError(f"expected device {name}, found {num_devices} CUDA devices")
     return torch.device(name)
+
+
+def _without_plans(device: torch.device) -> torch.device:
+    """For the whole process: attention without cuDNN, which takes a tenth of a second per shape."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device

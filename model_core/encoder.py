@@ -3,13 +3,11 @@
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from model_core.attention_mode import AttentionMode
@@ -41,12 +39,6 @@ CPU_BATCHES = BatchLimits(max_padding=16, max_tokens=1024)
 """Some hundred rows fill the matrix kernels of a processor: beyond, padding is only a loss."""
 ACCELERATOR_BATCHES = BatchLimits(max_padding=4096, max_tokens=sys.maxsize)
 """To launch a pass takes as long as some thousand tokens in it, on an H200."""
-_ACCELERATOR_ATTENTION = (
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-)
-"""All but cuDNN's, which is made anew for every shape of a batch, in a tenth of a second."""
 
 _INT8_LENGTHS = 8
 """In int8 a source is padded to a multiple of this, whatever else is in its batch."""
@@ -139,7 +131,7 @@ class Encoder:
         lengths = torch.tensor([len(ids) for ids in sources])
         mask = (torch.arange(longest) < lengths[:, None]).long()
         input_ids = to_device(torch.tensor(padded), self._device)
-        with self._mode.as_loaded(longest), self._attention():
+        with self._mode.as_loaded(longest):
             outputs = self._module(
                 input_ids=input_ids,
                 attention_mask=to_device(mask, self._device),
@@ -148,11 +140,6 @@ class Encoder:
             )
         hidden: Tensor = outputs.last_hidden_state
         return hidden
-
-    def _attention(self) -> AbstractContextManager[None]:
-        if self._device.type == "cpu":
-            return nullcontext()
-        return sdpa_kernel(list(_ACCELERATOR_ATTENTION))
 
 
 def _packed(module: nn.Module, packing: Packing) -> nn.Module:

@@ -1,7 +1,7 @@
 """Streams, events and captured graphs: all that only a GPU can run, behind what a CPU can too."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,8 +41,8 @@ class Device(Protocol):
     def encoding(self) -> AbstractContextManager[Any]:
         """Work of admissions, beside the steps."""
 
-    def reading(self, after: Mark) -> AbstractContextManager[Any]:
-        """Work that looks at what a step left, once it has; the host may wait for it."""
+    def reading(self) -> AbstractContextManager[Any]:
+        """Work that looks at what a step left, once that is known to be over; the host may wait."""
 
     def mark(self) -> Mark:
         """Here, in the stream of the work at hand."""
@@ -94,7 +94,7 @@ class HostDevice:
         """See `Device`."""
         return nullcontext()
 
-    def reading(self, after: Mark) -> AbstractContextManager[Any]:
+    def reading(self) -> AbstractContextManager[Any]:
         """See `Device`."""
         return nullcontext()
 
@@ -167,12 +167,9 @@ class CudaDevice:
         """See `Device`."""
         return torch.cuda.stream(self._encode_stream)
 
-    @contextmanager
-    def reading(self, after: Mark) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[Any]:
         """See `Device`."""
-        with torch.cuda.stream(self._read_stream):
-            self.follow(after)
-            yield
+        return torch.cuda.stream(self._read_stream)
 
     def mark(self) -> Mark:
         """See `Device`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model_core.cuda.attention import PagedAttention, SlotContext
-from model_core.cuda.device import Device, Fetched, Mark, Part
+from model_core.cuda.device import Device, Fetched, Part
 from model_core.cuda.pages import PageArena, SlotPages, num_pages_for
 from model_core.cuda.processors import Kind
 from model_core.cuda.slots import SlotTable
@@ -46,7 +46,7 @@ class Place:
 
 
 STEPS_AHEAD = 3
-"""Steps that are launched before the host waits for the end of the first of them.
+"""Steps whose end the host need not know when it goes on: only of one more it waits for the first.
 
 So many are done while the host launches a pass of the encoder, which takes it some milliseconds.
 """
@@ -59,14 +59,12 @@ class _Launched:
     Attributes:
         requests: By slot, as they were then.
         results: What the search had found behind it; see `Search.results`.
-        flags: [2, num_slots]: whose request has ended, and whose failed.
-        ended: Behind all of this.
+        flags: [2, num_slots]: whose request has ended, and whose failed; fetched behind `results`.
     """
 
     requests: tuple[Request, ...]
     results: tuple[Tensor, ...]
     flags: Fetched
-    ended: Mark
 
 
 class Pool:
@@ -189,9 +187,7 @@ class Pool:
             choice = self.choose(self.forward(num_slots))
             flags = torch.stack((choice.done, choice.failed))
         results = tuple(each[:num_slots].clone() for each in self.search.results)
-        fetched = device.fetch(flags)
-        launched = _Launched(tuple(self.requests), results, fetched, device.mark())
-        self._under_way.append(launched)
+        self._under_way.append(_Launched(tuple(self.requests), results, device.fetch(flags)))
 
     def choose(self, logits: Tensor) -> Choice:
         """Let the search choose the next tokens of every slot in use."""
@@ -218,7 +214,7 @@ class Pool:
         chosen.failed.extend(request for slot, request in ended if failed[slot])
         if answered:
             wanted = [(slot, request.parameters) for slot, request in answered]
-            with self._place.device.reading(launched.ended):
+            with self._place.device.reading():
                 found = self.search.read(launched.results, wanted)
             for (_, request), hypotheses in zip(answered, found, strict=True):
                 if hypotheses:

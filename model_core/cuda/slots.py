@@ -29,7 +29,7 @@ class SlotTable:
 
     Attributes:
         lengths: [num_slots], int32: tokens of each target, 0 where the slot is empty.
-        source_lens: [num_slots], int32.
+        source_lens: [num_slots], int32, 0 where the slot is empty: nothing is attended to there.
         source_pages: [num_slots, max_source_pages], int32.
         target_pages: [num_slots, max_target_pages], int32.
         ancestry: [num_slots, num_beams, max_target_len], int16.
@@ -79,11 +79,11 @@ class SlotTable:
 
     def clear(self, first: int, num_slots: int) -> None:
         """Empty the slots from one on."""
-        self.lengths[first:num_slots] = 0
+        self._rows[first:num_slots, :_PAGES] = 0
 
     def clear_all(self) -> None:
         """Empty every slot."""
-        self.lengths.zero_()
+        self._rows[:, :_PAGES] = 0
 
     def note_writers(self, num_slots: int) -> None:
         """Every row is the writer of its last position: a part of a step."""

@@ -1,9 +1,13 @@
 """The measurements of a GPU, tried on a CPU with tiny models."""
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from benchmarks.gpu import main
-from benchmarks.gpu_report import checks_table, rates_table, steps_table
+from benchmarks.gpu_report import checks_table, merged, rates_table, steps_table
+from benchmarks.libraries import Transformers
 from benchmarks.results import Results
 
 
@@ -46,3 +50,31 @@ def test_nothing_begins_after_the_minutes_it_was_given(tmp_path: Path) -> None:
     )
     assert results.measured == []
     assert {each["reason"] for each in results.missing} == {"there was no time left"}
+
+
+def test_what_fails_is_named_and_ends_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Transformers, items: Any) -> Any:
+        raise AssertionError("out of order")
+
+    monkeypatch.setattr(Transformers, "decode_batch", fail)
+    results = main(
+        [
+            *("--device", "cpu", "--dtype", "float32", "--tiny", "--workload", "translate"),
+            *("--num-items", "1", "--num-running", "1", "--num-rounds", "1"),
+            *("--num-texts", "1", "--parity-dtype", "--output", str(tmp_path / "gpu.json")),
+        ]
+    )
+    failed = [each for each in results.missing if each["system"] == "transformers"]
+    assert {each["reason"] for each in failed} == {"AssertionError: out of order"}
+    assert {each["mode"] for each in results.measured} == {
+        *("load", "offline", "alone", "step", "difference")
+    }
+
+
+def test_runs_on_several_kinds_of_gpu_are_not_mixed() -> None:
+    runs = [Results(None, {"gpu": name}, [], []) for name in ("H100", "H200")]
+    assert merged(runs[:1]).about == {"gpu": "H100"}
+    with pytest.raises(ValueError, match="H100, H200"):
+        merged(runs)

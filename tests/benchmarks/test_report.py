@@ -52,6 +52,7 @@ def results() -> Results:
             "cores": 2,
             "processor": "P",
             "architecture": "x86_64",
+            "instructions": "avx2",
             "memory_gib": 8,
             "wait_policy": "passive",
             "load_before": 0.1,

@@ -1,6 +1,7 @@
 """The runner of CUDA on a CPU: the functions that are captured there are called here."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from model_core.cuda.runner import PooledRunner
 from model_core.decoder import Decoder
 from model_core.errors import InvalidParameterError, SourceTooLongError
 from model_core.request import Output, Request
+from model_core.search import Newcomer, Search
 from tests.lean import Lean, load_lean, parameter_choices, parameters_of, random_source
 from tests.model_core.cuda.runners import MAX_SOURCE_LEN, MAX_TARGET_LEN, pooled_runner
 from tests.model_core.failures import assert_nobody_else_fails
@@ -327,6 +329,37 @@ def test_a_failure_costs_only_the_request_at_fault() -> None:
         runner, LEAN, requests, lambda patch: patch.setattr(runner, "_encoder", encode_or_raise)
     )
     assert runner.num_free_pages == runner.num_pages
+
+
+def test_a_request_that_cannot_be_seated_fails_alone() -> None:
+    runner = pooled_runner(LEAN)
+    warm_up(runner, LEAN)
+    requests = [request(number, num_beams=2) for number in range(4)]
+    admit = Search.admit
+
+    def admit_or_raise(search: Search, newcomers: Sequence[Newcomer]) -> range:
+        if requests[0].source_ids in [source_ids for _, source_ids in newcomers]:
+            raise RuntimeError("poisoned request")
+        return admit(search, newcomers)
+
+    assert_nobody_else_fails(
+        runner, LEAN, requests, lambda patch: patch.setattr(Search, "admit", admit_or_raise)
+    )
+    assert runner.num_free_pages == runner.num_pages
+
+
+def test_a_slot_that_was_left_attends_to_nothing() -> None:
+    runner = pooled_runner(LEAN)
+    warm_up(runner, LEAN)
+    requests = [request(number, max_length=4 + number) for number in range(3)]
+    runner.admit(requests)
+    while sum(len(pool.requests) for pool in runner.pools) != 1:
+        runner.step()
+    (pool,) = [pool for pool in runner.pools if pool.requests]
+    in_use = [pool.context(3).table.source_lens.tolist(), pool.context(3).table.lengths.tolist()]
+    assert [each[0] > 0 and not any(each[1:]) for each in in_use] == [True, True]
+    runner.reset()
+    assert not any(pool.context(3).table.source_lens.tolist())
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
