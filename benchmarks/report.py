@@ -152,6 +152,7 @@ def closed_table(results: Results, workload: str) -> str:
     return markdown([*head, *_LATENCIES, "failed"], rows, num_words=2) if rows else ""
 
 
+_WHOSE = {"peer": "best peer's", "ours": "our", "own": "its own"}
 _LATENCIES = ("p50 ms", "p95 ms", "p99 ms")
 
 
@@ -165,20 +166,18 @@ def _open_title(results: Results, workload: str) -> str:
 def open_table(results: Results, workload: str) -> str:
     """Latency and goodput over the rate of arrivals."""
     bound_s = time_bound_s(results, workload)
-    rows = []
-    for each in sorted(results.of("open", workload), key=lambda each: each.setting["rate"]):
-        whose = "best peer's" if each.setting["of"] == "peer" else "our"
-        rows.append(
-            [
-                figure(each.setting["rate"]),
-                f"{each.setting['share']:.0%} of {whose} capacity",
-                each.system,
-                figure(statistics.median(each.requests_per_s)),
-                *(_ms(each.percentile_s(percent)) for percent in (50, 95, 99)),
-                figure(goodput(each, bound_s)),
-                str(each.num_failed),
-            ]
-        )
+    rows = [
+        [
+            figure(each.setting["rate"]),
+            f"{each.setting['share']:.0%} of {_WHOSE[each.setting['of']]} capacity",
+            each.system,
+            figure(statistics.median(each.requests_per_s)),
+            *(_ms(each.percentile_s(percent)) for percent in (50, 95, 99)),
+            figure(goodput(each, bound_s)),
+            str(each.num_failed),
+        ]
+        for each in sorted(results.of("open", workload), key=lambda each: each.setting["rate"])
+    ]
     head = ["requests/s", "which is", "system", "answered/s", *_LATENCIES, "goodput/s", "failed"]
     return markdown(head, rows, num_words=3) if rows else ""
 

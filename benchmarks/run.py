@@ -155,14 +155,13 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
 
 def _rate(each: Measurement, results: Results) -> float:
     """Requests per second of an open loop; 0 where the capacity is not known."""
-    is_ours = each.setting["of"] == "ours"
+    of, share = each.setting["of"], each.setting["share"]
     capacities = [
         capacity(results, each.workload, name)
         for name, system in SYSTEMS.items()
-        if system.is_ours == is_ours
+        if (name == each.system if of == "own" else system.is_ours == (of == "ours"))
     ]
-    share: float = each.setting["share"]
-    return round(share * max(capacities), 3)
+    return float(round(share * max(capacities), 3))
 
 
 def _reason_against(each: Measurement, setting: Mapping[str, Any], results: Results) -> str:

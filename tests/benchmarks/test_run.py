@@ -86,7 +86,7 @@ def small_plan() -> list[Measurement]:
         offline=4,
         steps=(16,),
         closed={8: 16},
-        open_rates=(("peer", 0.5), ("ours", 0.9)),
+        open_rates=(("peer", 0.5), ("ours", 0.9), ("own", 0.2)),
         open_s=2.0,
         rounds=dict.fromkeys(MODES, 2),
     )
@@ -98,7 +98,9 @@ def test_everything_is_measured_or_its_absence_explained(tmp_path: Path) -> None
     results = Results(tmp_path / "suite.json")
     run(small_plan(), results, limit_s=None)
     assert len(list(results.of("offline"))) == len(systems_for("offline"))
-    assert {each.setting["rate"] for each in results.of("open")} == {2.5, 9.0}
+    assert {(each.system == "tandem", each.setting["rate"]) for each in results.of("open")} == {
+        *((True, 2.5), (True, 9.0), (True, 2.0), (False, 2.5), (False, 1.0))
+    }
     reasons = {(each["system"], each["mode"]): each["reason"] for each in results.missing}
     assert reasons["litserve", "closed"] == "it is not installed"
     assert (
