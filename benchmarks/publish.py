@@ -13,7 +13,8 @@ from benchmarks.results import Results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 FOLDER = PAGE.with_suffix("")
-SUITE = FOLDER / "suite.json"
+KINDS = ("vnni", "avx2")
+"""Of processors, with instructions for sums of byte products or not; each keeps its last run."""
 GROWTH = FOLDER / "growth.json"
 GPU = FOLDER / "gpu.json"
 
@@ -22,22 +23,36 @@ def publish(
     *, suite: Path | None = None, growth: Path | None = None, gpu: Sequence[Path] = ()
 ) -> None:
     """Take over the results of runs, where they are named, and write everything anew."""
-    FOLDER.mkdir(exist_ok=True)
-    for given, kept in ((suite, SUITE), (growth, GROWTH)):
-        if given is not None:
-            shutil.copyfile(given, kept)
+    if suite is not None:
+        kept = suite_of(_kind(Results.read(suite)))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(suite, kept)
+    if growth is not None:
+        shutil.copyfile(growth, GROWTH)
     if gpu:
         replace(merged([Results.read(path) for path in gpu]), path=GPU).write()
-    for old in FOLDER.glob("*.svg"):
+    for old in FOLDER.glob("**/*.svg"):
         old.unlink()
-    plot_suite(Results.read(SUITE), FOLDER)
+    for kind in KINDS:
+        plot_suite(Results.read(suite_of(kind)), suite_of(kind).parent)
     plot_growth(Results.read(GROWTH), FOLDER)
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def suite_of(kind: str) -> Path:
+    """Where the last run on a kind of processor is kept, its plots beside it."""
+    return FOLDER / kind / "suite.json"
+
+
+def _kind(results: Results) -> str:
+    return "vnni" if "vnni" in results.about["machine"]["instructions"] else "avx2"
+
+
 def render(page: str) -> str:
     """The page, with the tables of the results that are kept."""
-    page = _between(page, "suite", suite_section(Results.read(SUITE)))
+    for kind in KINDS:
+        section = suite_section(Results.read(suite_of(kind)), f"{FOLDER.name}/{kind}")
+        page = _between(page, kind, section)
     page = _between(page, "gpu", gpu_section(Results.read(GPU)))
     return _between(page, "growth", growth_section(Results.read(GROWTH)))
 

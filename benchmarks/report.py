@@ -33,12 +33,17 @@ def where_from(about: dict[str, object]) -> str:
     )
 
 
-def suite_section(results: Results) -> str:
-    """Everything that a run of the suite has to show."""
+def suite_section(results: Results, plots: str) -> str:
+    """Everything that a run of the suite has to show.
+
+    Args:
+        results: Of the run.
+        plots: The folder of its plots, as the page names it.
+    """
     parts = [f"Plan `{results.about['plan']}`. {where_from(results.about)}"]
     for workload in results.workloads:
         parts.append(f"### `{workload}`\n\n{_sentence(results.about['workloads'][workload])}")
-        parts += [part for part in _parts(results, workload) if part]
+        parts += [part for part in _parts(results, workload, plots) if part]
     return "\n\n".join(parts)
 
 
@@ -46,14 +51,14 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _parts(results: Results, workload: str) -> list[str]:
+def _parts(results: Results, workload: str, plots: str) -> list[str]:
     return [
         _titled("Offline: all requests at once.", offline_table(results, workload)),
         _titled("One decoder step.", steps_table(results, workload)),
         _titled("Closed loop, over HTTP.", closed_table(results, workload)),
-        _picture(results, workload, "closed", "throughput"),
+        _picture(results, workload, "closed", "throughput", plots),
         _titled(_open_title(results, workload), open_table(results, workload)),
-        _picture(results, workload, "open", "latency"),
+        _picture(results, workload, "open", "latency", plots),
         _titled(
             f"Sustained rate: p95 within {UNLOADED_FACTOR} times the system's own unloaded p95.",
             sustained_table(results, workload),
@@ -67,10 +72,10 @@ def _titled(title: str, table: str) -> str:
     return f"{title}\n\n{table}" if table else ""
 
 
-def _picture(results: Results, workload: str, mode: str, what: str) -> str:
+def _picture(results: Results, workload: str, mode: str, what: str, plots: str) -> str:
     if not any(results.of(mode, workload)):
         return ""
-    return f"![{what} of `{workload}`](performance/{workload}-{what}.svg)"
+    return f"![{what} of `{workload}`]({plots}/{workload}-{what}.svg)"
 
 
 def ours(series: Iterable[Series], system: str) -> Series | None:

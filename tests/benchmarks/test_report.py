@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.plots import latency_curves, plot_suite, throughput_curves
-from benchmarks.publish import FOLDER, PAGE, SUITE, render
+from benchmarks.publish import FOLDER, KINDS, PAGE, render, suite_of
 from benchmarks.report import (
     closed_table,
     goodput,
@@ -118,7 +118,8 @@ def test_sustained_is_where_latency_crosses_its_bound(results: Results) -> None:
 
 
 def test_the_section_names_what_is_missing_and_where_the_sender_was_late(results: Results) -> None:
-    section = suite_section(results)
+    section = suite_section(results, "performance/vnni")
+    assert "](performance/vnni/translate-latency.svg)" in section
     assert "- litserve, open: it is slow." in section
     assert "- litserve, closed, concurrency 1" in section
     assert "2 cores of P" in section
@@ -159,7 +160,8 @@ def test_the_page_shows_the_results_that_are_kept() -> None:
 
 def test_every_plot_of_the_page_is_kept() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for path in FOLDER.glob("*.svg"):
-        assert f"(performance/{path.name})" in page
-    for workload in {each.workload for each in Results.read(SUITE).of("closed")}:
-        assert (FOLDER / f"{workload}-throughput.svg").exists()
+    for path in FOLDER.glob("**/*.svg"):
+        assert f"({path.relative_to(PAGE.parent)})" in page
+    for suite in map(suite_of, KINDS):
+        for workload in {each.workload for each in Results.read(suite).of("closed")}:
+            assert (suite.parent / f"{workload}-throughput.svg").exists()
