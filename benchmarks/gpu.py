@@ -201,7 +201,7 @@ class Suite:
             return
         try:
             measured = measure()
-        except Exception as error:  # noqa: BLE001  # a run on a GPU is too dear to end with it
+        except Exception as error:  # noqa: BLE001  # one that fails must not lose the rest
             self.results.leave_out(workload, system, mode, f"{type(error).__name__}: {error}")
             return
         finally:

@@ -38,10 +38,11 @@ def gpu_section(results: Results) -> str:
         "Target tokens per second: medians of the rounds, least and most. So many requests come at "
         f"once, of which Tandem has {about['arguments']['num_running']} in flight "
         f"(`TANDEM_MAX_ENCODE_TOKENS` is {about['arguments']['max_encode_tokens']}); `generate()` "
-        "gets whole batches of the size that is named, and the ratio is to its better one.",
+        "gets batches of like target lengths, of at most the size that is named, and the ratio is "
+        "to its better one.",
         rates_table(results),
-        "One decoder step of a full pool, launched alone, in milliseconds; *bytes* is what its "
-        "weights, keys and values take at the speed of a copy.",
+        "One decoder step of the requests that still run after 40, launched alone, in "
+        "milliseconds; *bytes* is what its weights, keys and values take at the speed of a copy.",
         steps_table(results),
         checks_table(results),
         *_left_out(results),

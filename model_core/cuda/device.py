@@ -42,7 +42,10 @@ class Device(Protocol):
         """Work of admissions, beside the steps."""
 
     def reading(self) -> AbstractContextManager[Any]:
-        """Work that looks at what a step left, once that is known to be over; the host may wait."""
+        """Work that looks at what a step left, once that is known to be over.
+
+        What it reads must be on the host when it ends: the memory goes back to the decoding.
+        """
 
     def mark(self) -> Mark:
         """Here, in the stream of the work at hand."""

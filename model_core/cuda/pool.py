@@ -46,7 +46,7 @@ class Place:
 
 
 STEPS_AHEAD = 3
-"""Steps whose end the host need not know when it goes on: only of one more it waits for the first.
+"""Steps that may be under way when the host goes on; with one more it waits for the oldest.
 
 So many are done while the host launches a pass of the encoder, which takes it some milliseconds.
 """
@@ -110,9 +110,7 @@ class Pool:
     def num_entries(self) -> int:
         """Keys of all slots in one layer, of sources and targets; asks the device."""
         table = self._table
-        in_use = table.lengths > 0
-        per_slot = table.source_lens + table.lengths * self.search.num_beams
-        return int((per_slot * in_use).sum())
+        return int((table.source_lens + table.lengths * self.search.num_beams).sum())
 
     @property
     def is_full(self) -> bool:
@@ -186,6 +184,7 @@ class Pool:
         else:
             choice = self.choose(self.forward(num_slots))
             flags = torch.stack((choice.done, choice.failed))
+        # Copied before the flags are fetched: who has seen them may read these on any stream.
         results = tuple(each[:num_slots].clone() for each in self.search.results)
         self._under_way.append(_Launched(tuple(self.requests), results, device.fetch(flags)))
 

@@ -182,6 +182,7 @@ def test_an_int8_answer_depends_neither_on_its_batch_mates_nor_on_their_order(na
         assert output.best.score == pytest.approx(expected.best.score, rel=1e-5, abs=1e-5)
 
 
+# Not T5: its attention is not scaled, and a random one doubts itself as int8 without VNNI.
 @pytest.mark.parametrize("name", ["marian", "m2m100", "bert2bert"])
 @torch.inference_mode()
 def test_int8_logits_are_near_those_of_float32(name: str) -> None:
