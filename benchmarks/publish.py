@@ -31,10 +31,11 @@ def publish(
         shutil.copyfile(growth, GROWTH)
     if gpu:
         replace(merged([Results.read(path) for path in gpu]), path=GPU).write()
+    suites = {kind: Results.read(suite_of(kind)) for kind in KINDS}
     for old in FOLDER.glob("**/*.svg"):
         old.unlink()
-    for kind in KINDS:
-        plot_suite(Results.read(suite_of(kind)), suite_of(kind).parent)
+    for kind, results in suites.items():
+        plot_suite(results, suite_of(kind).parent)
     plot_growth(Results.read(GROWTH), FOLDER)
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -45,7 +46,10 @@ def suite_of(kind: str) -> Path:
 
 
 def _kind(results: Results) -> str:
-    return "vnni" if "vnni" in results.about["machine"]["instructions"] else "avx2"
+    instructions = results.about["machine"]["instructions"]
+    if "avx2" not in instructions:
+        raise ValueError(f"machine.instructions: expected avx2 among them, found {instructions!r}")
+    return "vnni" if "vnni" in instructions else "avx2"
 
 
 def render(page: str) -> str:

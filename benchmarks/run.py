@@ -101,6 +101,8 @@ def _take(each: Measurement, process: Any, results: Results, clock: Clock) -> No
     setting = dict(each.setting)
     if each.mode == "open":
         setting["rate"] = _rate(each, results)
+        if _is_measured(each, setting["rate"], results):
+            return  # the best system's own capacity is the one of its side
     reason = _reason_against(each, setting, results)
     if reason:
         results.leave_out(each.workload, each.system, each.mode, reason)
@@ -156,12 +158,21 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
 def _rate(each: Measurement, results: Results) -> float:
     """Requests per second of an open loop; 0 where the capacity is not known."""
     of, share = each.setting["of"], each.setting["share"]
-    capacities = [
-        capacity(results, each.workload, name)
-        for name, system in SYSTEMS.items()
-        if (name == each.system if of == "own" else system.is_ours == (of == "ours"))
-    ]
-    return float(round(share * max(capacities), 3))
+    systems = [each.system]
+    if of != "own":
+        systems = [name for name, system in SYSTEMS.items() if system.is_ours == (of == "ours")]
+    most = max(capacity(results, each.workload, name) for name in systems)
+    return float(round(share * most, 3))
+
+
+def _is_measured(each: Measurement, rate: float, results: Results) -> bool:
+    """Whether a system was measured at a rate in this round."""
+    return any(
+        known["system"] == each.system and known["setting"]["rate"] == rate
+        for series in results.of("open", each.workload)
+        for known in series.rounds
+        if known["round"] == each.round
+    )
 
 
 def _reason_against(each: Measurement, setting: Mapping[str, Any], results: Results) -> str:

@@ -160,13 +160,15 @@ class _Loader:
 
     def load(self, task: Task | None) -> Checkpoint:
         """See `load_checkpoint`."""
-        device = _without_plans(_device(self._options.device))
+        device = _device(self._options.device)
         self._check_int8(device)
         self._files.check()
         self._files.pin()
         config = self._files.json("config.json", required=True)
         self._check_architecture(config)
         self._check_weights()
+        if device.type == "cuda":
+            _turn_off_cudnn_attention()
         with self._located():
             model = self._model(config, device)
             tokenizer = self._tokenizer()
@@ -371,8 +373,6 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _without_plans(device: torch.device) -> torch.device:
-    """For the whole process: attention without cuDNN, which takes a tenth of a second per shape."""
-    if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)
-    return device
+def _turn_off_cudnn_attention() -> None:
+    """In the whole process: it is made anew for every shape of a batch, in a tenth of a second."""
+    torch.backends.cuda.enable_cudnn_sdp(False)

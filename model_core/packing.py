@@ -22,7 +22,7 @@ _MIN_SINGLE_ROW_SIZE = 1 << 20
 """A single row is faster times a smaller weight that is not packed."""
 
 _MAX_STEP = 127
-_MAX_STEP_OF_TWO = 64
+_MAX_STEP_IN_16_BITS = 64
 """Largest step of a weight, two of which times the largest unsigned byte make less than 2**15."""
 _ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
 _ROUNDER = 1.5 * 2**23 + _ZERO_POINT
@@ -67,7 +67,7 @@ class PackedInt8:
     @classmethod
     def quantised(cls, weight: Tensor) -> "PackedInt8":
         """From a weight, [out, in]: the nearest steps, symmetric about zero."""
-        max_step = _MAX_STEP if sums_are_exact() else _MAX_STEP_OF_TWO
+        max_step = _MAX_STEP if sums_are_exact() else _MAX_STEP_IN_16_BITS
         steps_per_unit = max_step / _peaks(weight)
         steps = (weight * steps_per_unit).round_().to(torch.int8)
         return cls.of_steps(steps, (1 / (steps_per_unit * _MAX_STEP)).flatten())
@@ -113,8 +113,8 @@ def sums_are_exact() -> bool:
     """
     num_inputs = 64
     steps = torch.full((64, num_inputs), _MAX_STEP, dtype=torch.int8)
-    weight = PackedInt8.of_steps(steps, torch.full((64,), 1 / _MAX_STEP))
-    sums = [weight(torch.ones(num_rows, num_inputs), None) / _MAX_STEP for num_rows in (1, 64)]
+    weight = PackedInt8.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2))
+    sums = [weight(torch.ones(num_rows, num_inputs), None) for num_rows in (1, 64)]
     return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 
 

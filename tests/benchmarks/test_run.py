@@ -110,6 +110,16 @@ def test_everything_is_measured_or_its_absence_explained(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("no_processes")
+def test_the_best_system_is_not_measured_twice_at_one_rate(tmp_path: Path) -> None:
+    rates = (("ours", 0.5), ("own", 0.5))
+    sizes = Sizes(closed={8: 16}, open_rates=rates, open_s=2.0, rounds={"closed": 1, "open": 1})
+    results = Results(tmp_path / "suite.json")
+    run(plan({"translate": sizes}, ["tandem", "ctranslate2"], MODES), results, limit_s=None)
+    found = [(each.system, each.setting["of"]) for each in results.of("open")]
+    assert found == [("tandem", "ours"), ("ctranslate2", "ours"), ("ctranslate2", "own")]
+
+
+@pytest.mark.usefixtures("no_processes")
 def test_nothing_begins_that_would_end_too_late(tmp_path: Path) -> None:
     results = Results(tmp_path / "suite.json")
     run(small_plan(), results, limit_s=1.0)

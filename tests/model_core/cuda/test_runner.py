@@ -314,52 +314,49 @@ def test_what_has_no_slot_is_refused_by_name() -> None:
         runner.cost_bytes(request(1, max_length=MAX_TARGET_LEN + 1))
 
 
-def test_a_failure_costs_only_the_request_at_fault() -> None:
+@pytest.mark.parametrize("place", ["encoded", "seated"])
+def test_a_failure_costs_only_the_request_at_fault(place: str) -> None:
     runner = pooled_runner(LEAN)
     warm_up(runner, LEAN)
     requests = [request(number, num_beams=2) for number in range(4)]
-    encode = runner._encoder
+    encode, admit = runner._encoder, Search.admit
 
-    def encode_or_raise(sources: Any) -> Any:
+    def raise_if_poisoned(sources: Sequence[Sequence[int]]) -> None:
         if requests[0].source_ids in sources:
             raise RuntimeError("poisoned source")
+
+    def encode_or_raise(sources: Any) -> Any:
+        raise_if_poisoned(sources)
         return encode(sources)
 
-    assert_nobody_else_fails(
-        runner, LEAN, requests, lambda patch: patch.setattr(runner, "_encoder", encode_or_raise)
-    )
-    assert runner.num_free_pages == runner.num_pages
-
-
-def test_a_request_that_cannot_be_seated_fails_alone() -> None:
-    runner = pooled_runner(LEAN)
-    warm_up(runner, LEAN)
-    requests = [request(number, num_beams=2) for number in range(4)]
-    admit = Search.admit
-
     def admit_or_raise(search: Search, newcomers: Sequence[Newcomer]) -> range:
-        if requests[0].source_ids in [source_ids for _, source_ids in newcomers]:
-            raise RuntimeError("poisoned request")
+        raise_if_poisoned([source_ids for _, source_ids in newcomers])
         return admit(search, newcomers)
 
-    assert_nobody_else_fails(
-        runner, LEAN, requests, lambda patch: patch.setattr(Search, "admit", admit_or_raise)
-    )
+    def poison(patch: pytest.MonkeyPatch) -> None:
+        if place == "encoded":
+            patch.setattr(runner, "_encoder", encode_or_raise)
+        else:
+            patch.setattr(Search, "admit", admit_or_raise)
+
+    assert_nobody_else_fails(runner, LEAN, requests, poison)
     assert runner.num_free_pages == runner.num_pages
 
 
 def test_a_slot_that_was_left_attends_to_nothing() -> None:
     runner = pooled_runner(LEAN)
     warm_up(runner, LEAN)
-    requests = [request(number, max_length=4 + number) for number in range(3)]
-    runner.admit(requests)
-    while sum(len(pool.requests) for pool in runner.pools) != 1:
-        runner.step()
+    first, *others = (request(number, max_length=20, eos_token_ids=()) for number in range(3))
+    runner.admit([first, *others])
+    runner.step()
     (pool,) = [pool for pool in runner.pools if pool.requests]
-    in_use = [pool.context(3).table.source_lens.tolist(), pool.context(3).table.lengths.tolist()]
-    assert [each[0] > 0 and not any(each[1:]) for each in in_use] == [True, True]
+    table = pool.context(3).table
+    runner.remove(others)
+    assert table.source_lens[:3].tolist() == [first.source_len, 0, 0]
+    assert table.lengths[:3].tolist() == [2, 0, 0]
     runner.reset()
-    assert not any(pool.context(3).table.source_lens.tolist())
+    assert not table.source_lens.any()
+    assert not table.lengths.any()
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
