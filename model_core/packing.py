@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_DTYPES = (torch.float32, torch.bfloat16)
 _ROWS_HINT = 64  # the order hardly depends on it
 _MIN_SINGLE_ROW_SIZE = 1 << 20
 """A single row is faster times a smaller weight that is not packed."""
@@ -124,10 +123,19 @@ def is_int8_available(device: torch.device) -> bool:
     return device.type == "cpu" and has_onednn
 
 
+@cache
+def _packed_dtypes() -> frozenset[torch.dtype]:
+    """Of weights that this processor has kernels for."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return frozenset()
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # as with AVX2 alone: packing would raise
+        return frozenset({torch.float32})
+    return frozenset({torch.float32, torch.bfloat16})
+
+
 def pack(weight: Tensor, *, int8: bool = False) -> PackedWeight | None:
     """A weight, [out, in], packed; None where nothing is gained."""
-    is_fit = weight.device.type == "cpu" and weight.dtype in _DTYPES
-    if not is_fit or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if weight.device.type != "cpu" or weight.dtype not in _packed_dtypes():
         return None
     if int8:
         return PackedInt8.quantised(weight.detach().float())

@@ -93,8 +93,8 @@ def test_what_not_even_generate_can_run_fails_when_it_is_loaded(
 
 
 def test_int8_is_served_by_the_lean_decoder_or_refused(tmp_path: Path) -> None:
-    t5 = tiny.build_tiny_checkpoint("t5", tmp_path / "t5")
-    model = load(t5, dtype="int8").models["t5"]
+    marian = tiny.build_tiny_checkpoint("marian", tmp_path / "marian")
+    model = load(marian, dtype="int8").models["marian"]
     future = model.submit(model.text.prepare("tea", task="translate"))
     while model.engine.step():
         pass
