@@ -1,24 +1,27 @@
 """The tables of a run on a GPU."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from benchmarks.report import markdown, where_from
 from benchmarks.results import Measured, Results, figure
 
 _MODES = ("offline", "alone")
+_SETTINGS = ("dtype", "num_running", "max_encode_tokens")  # which the section names once for all
 
 
 def merged(runs: list[Results]) -> Results:
-    """Runs on one GPU as one: about the first, with what all of them measured.
+    """Runs on one kind of GPU with the same settings as one: about the first, and all measured.
 
     Raises:
         ValueError: They are of several.
     """
     first = runs[0]
-    names = {run.about["gpu"] for run in runs}
-    if len(names) > 1:
-        raise ValueError(f"expected runs on one kind of GPU, found {', '.join(sorted(names))}")
+    kinds = {", ".join(_kind(run.about)) for run in runs}
+    if len(kinds) > 1:
+        found = "; ".join(sorted(kinds))
+        raise ValueError(f"expected runs on one kind of GPU with the same settings, found {found}")
     measured = [each for run in runs for each in run.measured]
     known = {(each["workload"], each["system"], each["mode"]) for each in measured}
     missing = [
@@ -28,6 +31,12 @@ def merged(runs: list[Results]) -> Results:
         if (each["workload"], each["system"], each["mode"]) not in known
     ]
     return Results(None, first.about, measured, missing)
+
+
+def _kind(about: Mapping[str, Any]) -> Iterator[str]:
+    yield about["gpu"]
+    for name in _SETTINGS:
+        yield f"{name} {about['arguments'][name]}"
 
 
 def gpu_section(results: Results) -> str:

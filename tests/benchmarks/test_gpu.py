@@ -73,8 +73,14 @@ def test_what_fails_is_named_and_ends_nothing_else(
     }
 
 
-def test_runs_on_several_kinds_of_gpu_are_not_mixed() -> None:
-    runs = [Results(None, {"gpu": name}, [], []) for name in ("H100", "H200")]
-    assert merged(runs[:1]).about == {"gpu": "H100"}
-    with pytest.raises(ValueError, match="H100, H200"):
-        merged(runs)
+@pytest.mark.parametrize("other", [{"gpu": "H100"}, {"dtype": "float16"}])
+def test_runs_on_several_kinds_of_gpu_or_with_other_settings_are_not_mixed(
+    other: dict[str, str],
+) -> None:
+    def run(gpu: str = "H200", dtype: str = "bfloat16") -> Results:
+        arguments = {"dtype": dtype, "num_running": "128", "max_encode_tokens": "4096"}
+        return Results(None, {"gpu": gpu, "arguments": arguments}, [], [])
+
+    assert merged([run(), run()]).about == run().about
+    with pytest.raises(ValueError, match=next(iter(other.values()))):
+        merged([run(), run(**other)])
