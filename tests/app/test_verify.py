@@ -117,8 +117,8 @@ def test_half_precision_is_compared_with_generate_in_half_precision(bart: Path) 
 
 
 def test_int8_is_compared_with_generate_in_float32(tmp_path: Path) -> None:
-    t5 = tiny.build_tiny_checkpoint("t5", tmp_path / "t5")
-    result = run(t5, *SHORT, "--dtype", "int8", "--max-mismatch-rate", "1")
+    marian = tiny.build_tiny_checkpoint("marian", tmp_path / "marian")
+    result = run(marian, *SHORT, "--dtype", "int8", "--max-mismatch-rate", "1")
 
     assert result.exit_code == 0, result.output
     assert "int8 on cpu" in result.stdout
