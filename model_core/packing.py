@@ -57,11 +57,14 @@ class PackedInt8:
         packed: [in, out], int8, in an order of oneDNN's.
         scales: [out], float32: of the weight, divided by the largest step of an activation.
         zero_points: [out], zeros.
+        offsets: [out], float32: what the zero point of its steps adds to a row, where the kernel is
+            not to make up for that itself.
     """
 
     packed: Tensor
     scales: Tensor
     zero_points: Tensor
+    offsets: Tensor | None = None
 
     @classmethod
     def quantised(cls, weight: Tensor) -> "PackedInt8":
@@ -69,13 +72,16 @@ class PackedInt8:
         max_step = _MAX_STEP if sums_are_exact() else _MAX_STEP_IN_16_BITS
         steps_per_unit = max_step / _peaks(weight)
         steps = (weight * steps_per_unit).round_().to(torch.int8)
-        return cls.of_steps(steps, (1 / (steps_per_unit * _MAX_STEP)).flatten())
+        scales = (1 / (steps_per_unit * _MAX_STEP)).flatten()
+        # Without VNNI the kernel would sum the whole weight in each call to know them.
+        offsets = None if sums_are_exact() else -_ZERO_POINT * scales * steps.sum(dim=1)
+        return cls.of_steps(steps, scales, offsets)
 
     @classmethod
-    def of_steps(cls, steps: Tensor, scales: Tensor) -> "PackedInt8":
-        """From whole steps, [out, in], int8, and the scale of each output; see `scales`."""
+    def of_steps(cls, steps: Tensor, scales: Tensor, offsets: Tensor | None = None) -> "PackedInt8":
+        """From whole steps, [out, in], int8; see `scales` and `offsets`."""
         packed = torch.ops.onednn.qlinear_prepack(steps, None)
-        return cls(packed, scales, torch.zeros(len(steps), dtype=torch.int64))
+        return cls(packed, scales, torch.zeros(len(steps), dtype=torch.int64), offsets)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
@@ -83,11 +89,11 @@ class PackedInt8:
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             steps,
             1.0,  # a scale for all rows; theirs follow
-            _ZERO_POINT,
+            _ZERO_POINT if self.offsets is None else 0,
             self.packed,
             self.scales,
             self.zero_points,
-            None,
+            self.offsets,
             1.0,
             0,
             torch.float32,
