@@ -23,6 +23,8 @@ _MIN_SINGLE_ROW_SIZE = 1 << 20
 _MAX_STEP = 127
 _MAX_STEP_IN_16_BITS = 64
 """Largest step of a weight, two of which times the largest unsigned byte make less than 2**15."""
+_MAX_OUTPUTS_UNORDERED = 1 << 13
+"""Of a kernel that reads its weight as it is, [in, out]: further apart, each input is a page."""
 _ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
 _ROUNDER = 1.5 * 2**23 + _ZERO_POINT
 """A float32 plus this is rounded to a whole number, whose lowest byte is the float's own."""
@@ -50,8 +52,8 @@ class PackedFloat:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedInt8:
-    """A weight as int8, with one scale for each output.
+class Int8Kernel:
+    """An int8 weight, or some of its outputs, for one call of the kernel.
 
     Attributes:
         packed: [in, out], int8, in an order of oneDNN's.
@@ -64,28 +66,16 @@ class PackedInt8:
     packed: Tensor
     scales: Tensor
     zero_points: Tensor
-    offsets: Tensor | None = None
+    offsets: Tensor | None
 
     @classmethod
-    def quantised(cls, weight: Tensor) -> "PackedInt8":
-        """From a weight, [out, in]: the nearest steps, symmetric about zero."""
-        max_step = _MAX_STEP if sums_are_exact() else _MAX_STEP_IN_16_BITS
-        steps_per_unit = max_step / _peaks(weight)
-        steps = (weight * steps_per_unit).round_().to(torch.int8)
-        scales = (1 / (steps_per_unit * _MAX_STEP)).flatten()
-        # Without VNNI the kernel would sum the whole weight in each call to know them.
-        offsets = None if sums_are_exact() else -_ZERO_POINT * scales * steps.sum(dim=1)
-        return cls.of_steps(steps, scales, offsets)
-
-    @classmethod
-    def of_steps(cls, steps: Tensor, scales: Tensor, offsets: Tensor | None = None) -> "PackedInt8":
+    def of_steps(cls, steps: Tensor, scales: Tensor, offsets: Tensor | None = None) -> "Int8Kernel":
         """From whole steps, [out, in], int8; see `scales` and `offsets`."""
         packed = torch.ops.onednn.qlinear_prepack(steps, None)
         return cls(packed, scales, torch.zeros(len(steps), dtype=torch.int64), offsets)
 
-    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
-        steps, peaks = _quantise_rows(x)
+    def __call__(self, steps: Tensor) -> Tensor:
+        """Products of rows in steps, [rows, in], with a peak of one: [rows, out], float32."""
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             steps,
             1.0,  # a scale for all rows; theirs follow
@@ -101,9 +91,48 @@ class PackedInt8:
             [],
             "",
         )
-        if bias is None:
-            return product.mul_(peaks)
-        return torch.addcmul(bias, product, peaks, out=product)
+        return product
+
+
+@dataclass(frozen=True, slots=True)
+class PackedInt8:
+    """A weight as int8, with one scale for each output.
+
+    Attributes:
+        kernels: Of its outputs, in their order.
+    """
+
+    kernels: tuple[Int8Kernel, ...]
+
+    @classmethod
+    def quantised(cls, weight: Tensor) -> "PackedInt8":
+        """From a weight, [out, in]: the nearest steps, symmetric about zero."""
+        max_step = _MAX_STEP if sums_are_exact() else _MAX_STEP_IN_16_BITS
+        steps_per_unit = max_step / _peaks(weight)
+        steps = (weight * steps_per_unit).round_().to(torch.int8)
+        scales = (1 / (steps_per_unit * _MAX_STEP)).flatten()
+        if sums_are_exact():
+            return cls((Int8Kernel.of_steps(steps, scales),))
+        # Without VNNI the kernel reads a weight as it is: for the zero point it would sum all of it
+        # in each call, and it is slow where rows of the weight lie far from each other.
+        offsets = -_ZERO_POINT * scales * steps.sum(dim=1)
+        cut = (torch.split(each, _MAX_OUTPUTS_UNORDERED) for each in (steps, scales, offsets))
+        return cls(tuple(Int8Kernel.of_steps(*part) for part in zip(*cut, strict=True)))
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
+        steps, peaks = _quantise_rows(x)
+        if len(self.kernels) == 1:
+            product = self.kernels[0](steps)
+            return _scaled(product, peaks, bias, out=product)
+        widths = [len(kernel.scales) for kernel in self.kernels]
+        outputs = peaks.new_empty(len(x), sum(widths))
+        biases = [None] * len(widths) if bias is None else torch.split(bias, widths)
+        for kernel, part, its_bias in zip(
+            self.kernels, torch.split(outputs, widths, dim=1), biases, strict=True
+        ):
+            _scaled(kernel(steps), peaks, its_bias, out=part)
+        return outputs
 
 
 PackedWeight = PackedFloat | PackedInt8
@@ -118,7 +147,8 @@ def sums_are_exact() -> bool:
     """
     num_inputs = 64
     steps = torch.full((64, num_inputs), _MAX_STEP, dtype=torch.int8)
-    weight = PackedInt8.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2))
+    kernel = Int8Kernel.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2))
+    weight = PackedInt8((kernel,))
     sums = [weight(torch.ones(num_rows, num_inputs), None) for num_rows in (1, 64)]
     return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 
@@ -158,6 +188,12 @@ def _quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     peaks = _peaks(x)
     rounded = (x * (_MAX_STEP / peaks)).add_(_ROUNDER)
     return rounded.view(torch.int32).to(torch.uint8), peaks
+
+
+def _scaled(product: Tensor, peaks: Tensor, bias: Tensor | None, *, out: Tensor) -> Tensor:
+    if bias is None:
+        return torch.mul(product, peaks, out=out)
+    return torch.addcmul(bias, product, peaks, out=out)
 
 
 def _peaks(rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Packed linear layers: the plain ones up to rounding, and int8 rows that know no neighbours."""
 
+import math
 import random
 from dataclasses import replace
 from typing import Any
@@ -79,14 +80,19 @@ def test_the_largest_sums_of_int8_products_are_exact(
     torch.testing.assert_close(layer(rows, None), num_inputs * rows[:, :1] * signs.T)
 
 
-def test_where_a_processor_sums_in_16_bits_weights_have_half_the_steps(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("max_outputs", [8, 100, 1000])
+def test_where_a_processor_sums_in_16_bits_weights_have_half_the_steps_and_are_cut(
+    max_outputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model_core.packing.sums_are_exact", lambda: False)
-    layer, weight, _ = int8_layer(64, 192)
-    found = layer(torch.eye(64), None).T
+    monkeypatch.setattr("model_core.packing._MAX_OUTPUTS_UNORDERED", max_outputs)
+    layer, weight, bias = int8_layer(64, 192)
+    assert len(layer.kernels) == math.ceil(192 / max_outputs)
+    found = layer(torch.eye(64), None)
     step = weight.abs().amax(1, keepdim=True) / 64
-    torch.testing.assert_close(found, (weight / step).round() * step)
+    torch.testing.assert_close(found.T, (weight / step).round() * step)
+    torch.testing.assert_close(layer(torch.eye(64), bias), found + bias)
+    assert torch.equal(layer(torch.eye(64)[5:6], bias)[0], layer(torch.eye(64), bias)[5])
 
 
 def test_an_int8_row_that_is_not_finite_gives_no_finite_output_and_harms_no_other() -> None:
