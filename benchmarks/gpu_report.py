@@ -12,13 +12,13 @@ _SETTINGS = ("dtype", "num_running", "max_encode_tokens")  # which the section n
 
 
 def merged(runs: list[Results]) -> Results:
-    """Runs on one kind of GPU with the same settings as one: about the first, and all measured.
+    """One run made of several: `about` of the first, what all of them measured, what none did.
 
     Raises:
-        ValueError: They are of several.
+        ValueError: They differ in the kind of GPU or in settings.
     """
     first = runs[0]
-    kinds = {", ".join(_kind(run.about)) for run in runs}
+    kinds = {_kind(run.about) for run in runs}
     if len(kinds) > 1:
         found = "; ".join(sorted(kinds))
         raise ValueError(f"expected runs on one kind of GPU with the same settings, found {found}")
@@ -33,10 +33,9 @@ def merged(runs: list[Results]) -> Results:
     return Results(None, first.about, measured, missing)
 
 
-def _kind(about: Mapping[str, Any]) -> Iterator[str]:
-    yield about["gpu"]
-    for name in _SETTINGS:
-        yield f"{name} {about['arguments'][name]}"
+def _kind(about: Mapping[str, Any]) -> str:
+    settings = [f"{name} {about['arguments'][name]}" for name in _SETTINGS]
+    return ", ".join([about["gpu"], *settings])
 
 
 def gpu_section(results: Results) -> str:

@@ -5,7 +5,7 @@ step takes longer than the product. Packed once, they stay: it costs their memor
 
 As int8 a weight has one scale for each output and an activation has one for each row, taken from
 that row alone, so that a row's outputs do not depend, not even in their last bit, on what else is
-in the batch: sums of integers have no rounding.
+in the batch: integers are summed, and what follows is done to each row in the same way.
 """
 
 import copy
@@ -23,8 +23,8 @@ _MIN_SINGLE_ROW_SIZE = 1 << 20
 _MAX_STEP = 127
 _MAX_STEP_IN_16_BITS = 64
 """Largest step of a weight, two of which times the largest unsigned byte make less than 2**15."""
-_MAX_OUTPUTS_UNORDERED = 1 << 13
-"""Of a kernel that reads its weight as it is, [in, out]: further apart, each input is a page."""
+_MAX_PART_OUTPUTS = 1 << 13
+"""Measured without VNNI, where 2048 and 58,101 outputs for one call take longer."""
 _ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
 _ROUNDER = 1.5 * 2**23 + _ZERO_POINT
 """A float32 plus this is rounded to a whole number, whose lowest byte is the float's own."""
@@ -52,15 +52,15 @@ class PackedFloat:
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Kernel:
-    """An int8 weight, or some of its outputs, for one call of the kernel.
+class Int8Part:
+    """An int8 weight, or consecutive outputs of one, for one call of the kernel.
 
     Attributes:
-        packed: [in, out], int8, in an order of oneDNN's.
+        packed: [in, out], int8, as `qlinear_prepack` orders it on this processor.
         scales: [out], float32: of the weight, divided by the largest step of an activation.
         zero_points: [out], zeros.
-        offsets: [out], float32: what the zero point of its steps adds to a row, where the kernel is
-            not to make up for that itself.
+        offsets: [out], float32: take back what the zero point adds to a row, where the kernel is
+            not to do so itself. Added in float32, in the same way for any number of rows.
     """
 
     packed: Tensor
@@ -69,13 +69,16 @@ class Int8Kernel:
     offsets: Tensor | None
 
     @classmethod
-    def of_steps(cls, steps: Tensor, scales: Tensor, offsets: Tensor | None = None) -> "Int8Kernel":
+    def of_steps(cls, steps: Tensor, scales: Tensor, offsets: Tensor | None = None) -> "Int8Part":
         """From whole steps, [out, in], int8; see `scales` and `offsets`."""
         packed = torch.ops.onednn.qlinear_prepack(steps, None)
         return cls(packed, scales, torch.zeros(len(steps), dtype=torch.int64), offsets)
 
     def __call__(self, steps: Tensor) -> Tensor:
-        """Products of rows in steps, [rows, in], with a peak of one: [rows, out], float32."""
+        """`steps`: unsigned bytes about `_ZERO_POINT`, [rows, in] -> [rows, out], float32.
+
+        As if the peak of each row were 1.
+        """
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             steps,
             1.0,  # a scale for all rows; theirs follow
@@ -99,39 +102,40 @@ class PackedInt8:
     """A weight as int8, with one scale for each output.
 
     Attributes:
-        kernels: Of its outputs, in their order.
+        parts: Consecutive outputs each.
     """
 
-    kernels: tuple[Int8Kernel, ...]
+    parts: tuple[Int8Part, ...]
 
     @classmethod
     def quantised(cls, weight: Tensor) -> "PackedInt8":
         """From a weight, [out, in]: the nearest steps, symmetric about zero."""
-        max_step = _MAX_STEP if sums_are_exact() else _MAX_STEP_IN_16_BITS
+        is_exact = sums_are_exact()
+        max_step = _MAX_STEP if is_exact else _MAX_STEP_IN_16_BITS
         steps_per_unit = max_step / _peaks(weight)
         steps = (weight * steps_per_unit).round_().to(torch.int8)
         scales = (1 / (steps_per_unit * _MAX_STEP)).flatten()
-        if sums_are_exact():
-            return cls((Int8Kernel.of_steps(steps, scales),))
-        # Without VNNI the kernel reads a weight as it is: for the zero point it would sum all of it
-        # in each call, and it is slow where rows of the weight lie far from each other.
+        if is_exact:
+            return cls((Int8Part.of_steps(steps, scales),))
+        # As measured with AVX2 alone: the kernel sums the whole weight in each call for the zero
+        # point, and its time grows faster than the outputs.
         offsets = -_ZERO_POINT * scales * steps.sum(dim=1)
-        cut = (torch.split(each, _MAX_OUTPUTS_UNORDERED) for each in (steps, scales, offsets))
-        return cls(tuple(Int8Kernel.of_steps(*part) for part in zip(*cut, strict=True)))
+        cut = (torch.split(each, _MAX_PART_OUTPUTS) for each in (steps, scales, offsets))
+        return cls(tuple(Int8Part.of_steps(*part) for part in zip(*cut, strict=True)))
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
         steps, peaks = _quantise_rows(x)
-        if len(self.kernels) == 1:
-            product = self.kernels[0](steps)
+        if len(self.parts) == 1:
+            product = self.parts[0](steps)
             return _scaled(product, peaks, bias, out=product)
-        widths = [len(kernel.scales) for kernel in self.kernels]
+        widths = [len(part.scales) for part in self.parts]
         outputs = peaks.new_empty(len(x), sum(widths))
         biases = [None] * len(widths) if bias is None else torch.split(bias, widths)
-        for kernel, part, its_bias in zip(
-            self.kernels, torch.split(outputs, widths, dim=1), biases, strict=True
+        for part, out, its_bias in zip(
+            self.parts, torch.split(outputs, widths, dim=1), biases, strict=True
         ):
-            _scaled(kernel(steps), peaks, its_bias, out=part)
+            _scaled(part(steps), peaks, its_bias, out=out)
         return outputs
 
 
@@ -147,8 +151,7 @@ def sums_are_exact() -> bool:
     """
     num_inputs = 64
     steps = torch.full((64, num_inputs), _MAX_STEP, dtype=torch.int8)
-    kernel = Int8Kernel.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2))
-    weight = PackedInt8((kernel,))
+    weight = PackedInt8((Int8Part.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2)),))
     sums = [weight(torch.ones(num_rows, num_inputs), None) for num_rows in (1, 64)]
     return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 
@@ -161,7 +164,7 @@ def is_int8_available(device: torch.device) -> bool:
 
 @cache
 def _packed_dtypes() -> frozenset[torch.dtype]:
-    """Of weights that this processor has kernels for."""
+    """Of weights for which this processor has kernels that take them packed."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return frozenset()
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # as with AVX2 alone: packing would raise
@@ -171,10 +174,10 @@ def _packed_dtypes() -> frozenset[torch.dtype]:
 
 def pack(weight: Tensor, *, int8: bool = False) -> PackedWeight | None:
     """A weight, [out, in], packed; None where nothing is gained."""
+    if int8 and is_int8_available(weight.device):
+        return PackedInt8.quantised(weight.detach().float())
     if weight.device.type != "cpu" or weight.dtype not in _packed_dtypes():
         return None
-    if int8:
-        return PackedInt8.quantised(weight.detach().float())
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS_HINT)
     return PackedFloat(packed, weight if weight.numel() < _MIN_SINGLE_ROW_SIZE else None)
 

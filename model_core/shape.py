@@ -154,7 +154,7 @@ def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _packed_itemsize(device: str, dtype: torch.dtype, *, is_int8: bool) -> int:
-    """Bytes of a packed weight; 0 where nothing is packed."""
+    """Bytes of a packed weight, on processors that have kernels for it; 0 where none has."""
     if device != "cpu" or dtype == torch.float16:
         return 0
     return 1 if is_int8 else dtype.itemsize

@@ -73,14 +73,23 @@ def test_what_fails_is_named_and_ends_nothing_else(
     }
 
 
-@pytest.mark.parametrize("other", [{"gpu": "H100"}, {"dtype": "float16"}])
+@pytest.mark.parametrize(
+    ("name", "other", "found"),
+    [
+        ("gpu", "H100", "H100"),
+        ("dtype", "float16", "dtype float16"),
+        ("num_running", "64", "num_running 64"),
+        ("max_encode_tokens", "8192", "max_encode_tokens 8192"),
+    ],
+)
 def test_runs_on_several_kinds_of_gpu_or_with_other_settings_are_not_mixed(
-    other: dict[str, str],
+    name: str, other: str, found: str
 ) -> None:
-    def run(gpu: str = "H200", dtype: str = "bfloat16") -> Results:
-        arguments = {"dtype": dtype, "num_running": "128", "max_encode_tokens": "4096"}
-        return Results(None, {"gpu": gpu, "arguments": arguments}, [], [])
+    def run(**changed: str) -> Results:
+        settings = {"dtype": "bfloat16", "num_running": "128", "max_encode_tokens": "4096"}
+        settings |= {"gpu": "H200"} | changed
+        return Results(None, {"gpu": settings.pop("gpu"), "arguments": settings}, [], [])
 
     assert merged([run(), run()]).about == run().about
-    with pytest.raises(ValueError, match=next(iter(other.values()))):
-        merged([run(), run(**other)])
+    with pytest.raises(ValueError, match=found):
+        merged([run(), run(**{name: other})])
