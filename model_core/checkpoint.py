@@ -25,7 +25,7 @@ from model_core.errors import CheckpointError
 from model_core.generation import GenerationDefaults, Task
 from model_core.language_files import read_languages
 from model_core.languages import Languages
-from model_core.packing import is_int8_available
+from model_core.packing import has_packed_kernels
 from model_core.repository import Repository
 from model_core.sizes import max_len, source_vocab_size, target_vocab_size
 from model_core.stopping import StopStrings
@@ -224,7 +224,7 @@ class _Loader:
             ) from error
 
     def _check_int8(self, device: torch.device) -> None:
-        if self._options.dtype == "int8" and not is_int8_available(device):
+        if self._options.dtype == "int8" and not has_packed_kernels(device):
             raise CheckpointError(
                 f"{self._source}: dtype is int8: expected a CPU for which torch has oneDNN, "
                 f"found device {device}"

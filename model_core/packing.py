@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_DTYPES = (torch.float32, torch.bfloat16)
 _ROWS_HINT = 64  # the order hardly depends on it
 _MIN_SINGLE_ROW_SIZE = 1 << 20
 """A single row is faster times a smaller weight that is not packed."""
@@ -156,28 +157,20 @@ def sums_are_exact() -> bool:
     return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 
 
-def is_int8_available(device: torch.device) -> bool:
-    """Whether weights on a device can be packed as int8."""
+def has_packed_kernels(device: torch.device) -> bool:
+    """Whether there are kernels that take weights on a device packed, as int8 at least."""
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return device.type == "cpu" and has_onednn
 
 
-@cache
-def _packed_dtypes() -> frozenset[torch.dtype]:
-    """Of weights for which this processor has kernels that take them packed."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return frozenset()
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # as with AVX2 alone: packing would raise
-        return frozenset({torch.float32})
-    return frozenset({torch.float32, torch.bfloat16})
-
-
 def pack(weight: Tensor, *, int8: bool = False) -> PackedWeight | None:
-    """A weight, [out, in], packed; None where nothing is gained."""
-    if int8 and is_int8_available(weight.device):
-        return PackedInt8.quantised(weight.detach().float())
-    if weight.device.type != "cpu" or weight.dtype not in _packed_dtypes():
+    """A weight, [out, in], packed; None where nothing is gained, or no kernel takes it so."""
+    if weight.dtype not in _DTYPES or not has_packed_kernels(weight.device):
         return None
+    if int8:
+        return PackedInt8.quantised(weight.detach().float())
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None  # as with AVX2 alone, where packing it would raise
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS_HINT)
     return PackedFloat(packed, weight if weight.numel() < _MIN_SINGLE_ROW_SIZE else None)
 

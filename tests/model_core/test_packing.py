@@ -89,6 +89,16 @@ def test_the_largest_sums_of_int8_products_are_exact(
     torch.testing.assert_close(layer(rows, None), num_inputs * rows[:, :1] * signs.T)
 
 
+def test_where_a_processor_sums_in_16_bits_weights_have_half_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model_core.packing.sums_are_exact", lambda: False)
+    layer, weight, _ = int8_layer(64, 192)
+    found = layer(torch.eye(64), None).T
+    step = weight.abs().amax(1, keepdim=True) / 64
+    torch.testing.assert_close(found, (weight / step).round() * step)
+
+
 @pytest.mark.parametrize("max_outputs", [8, 100, 191, 192])
 def test_where_a_processor_sums_in_16_bits_weights_are_cut(
     max_outputs: int, monkeypatch: pytest.MonkeyPatch
@@ -168,7 +178,7 @@ def test_bfloat16_is_packed_where_the_processor_has_kernels_for_it(
     weight = torch.ones(4, 4, dtype=torch.bfloat16)
     has_kernels: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert (pack(weight) is not None) == has_kernels
-    monkeypatch.setattr("model_core.packing._packed_dtypes", lambda: frozenset({torch.float32}))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert pack(weight) is None
     assert isinstance(pack(weight, int8=True), PackedInt8)
 
