@@ -56,8 +56,9 @@ venv: $(VENV)/.dev
 serve: $(VENV)/.serve
 	@$(BIN)/tandem serve
 
+# A file of tests is one process's, for what its tests share. Each process holds 2 GB at its end.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,6 +1,8 @@
 """Fixtures for every test."""
 
 import os
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -26,6 +28,23 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith("TANDEM_"):
             monkeypatch.delenv(name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what one of several test processes compared; see pytest-xdist."""
+    from tests.parity import TALLY, Tally
+
+    if "tally" in (output := getattr(node, "workeroutput", {})):  # not of a process that crashed
+        TALLY.add(Tally(**output["tally"]))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one, if there is one, what was compared here."""
+    from tests.parity import TALLY
+
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tally"] = asdict(TALLY)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,6 +18,11 @@ class Tally:
     num_drawn_runs: int = 0
     excused: list[str] = field(default_factory=list)
 
+    def add(self, other: "Tally") -> None:
+        self.num_comparisons += other.num_comparisons
+        self.num_drawn_runs += other.num_drawn_runs
+        self.excused += other.excused
+
     def summary(self) -> str:
         return f"near-ties excused: {len(self.excused)} of {self.num_comparisons} comparisons"
 
