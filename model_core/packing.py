@@ -24,8 +24,10 @@ _MIN_SINGLE_ROW_SIZE = 1 << 20
 _MAX_STEP = 127
 _MAX_STEP_IN_16_BITS = 64
 """Largest step of a weight, two of which times the largest unsigned byte make less than 2**15."""
-_MAX_PART_OUTPUTS = 1 << 13
-"""Measured without VNNI, where 2048 and 58,101 outputs for one call take longer."""
+_POINTWISE = ([1, 1], [0, 0], [1, 1], 1)
+"""A convolution over one pixel: its stride, padding, dilation and groups."""
+_FLOAT_OUTPUT = (1.0, 0, torch.float32, "none", [], "")
+"""Scale, zero point and dtype of what a kernel gives, and nothing after it."""
 _ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
 _ROUNDER = 1.5 * 2**23 + _ZERO_POINT
 """A float32 plus this is rounded to a whole number, whose lowest byte is the float's own."""
@@ -53,15 +55,17 @@ class PackedFloat:
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Part:
-    """An int8 weight, or consecutive outputs of one, for one call of the kernel.
+class PackedInt8:
+    """A weight as int8, with one scale for each output.
 
     Attributes:
-        packed: [in, out], int8, as `qlinear_prepack` orders it on this processor.
+        packed: As the kernel for this processor orders it: that of a linear layer where sums of
+            products are exact, else that of a convolution over one pixel; see `sums_are_exact`.
         scales: [out], float32: of the weight, divided by the largest step of an activation.
         zero_points: [out], zeros.
-        offsets: [out], float32: take back what the zero point adds to a row, where the kernel is
-            not to do so itself. Added in float32, in the same way for any number of rows.
+        offsets: [out], float32: take back what the zero point of activations adds to a row, where
+            the kernel is not to do so itself. Added in float32, in the same way for any number of
+            rows.
     """
 
     packed: Tensor
@@ -70,74 +74,49 @@ class Int8Part:
     offsets: Tensor | None
 
     @classmethod
-    def of_steps(cls, steps: Tensor, scales: Tensor, offsets: Tensor | None = None) -> "Int8Part":
-        """From whole steps, [out, in], int8; see `scales` and `offsets`."""
-        packed = torch.ops.onednn.qlinear_prepack(steps, None)
-        return cls(packed, scales, torch.zeros(len(steps), dtype=torch.int64), offsets)
-
-    def __call__(self, steps: Tensor) -> Tensor:
-        """`steps`: unsigned bytes about `_ZERO_POINT`, [rows, in] -> [rows, out], float32.
-
-        As if the peak of each row were 1.
-        """
-        product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            steps,
-            1.0,  # a scale for all rows; theirs follow
-            _ZERO_POINT if self.offsets is None else 0,
-            self.packed,
-            self.scales,
-            self.zero_points,
-            self.offsets,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
-        return product
-
-
-@dataclass(frozen=True, slots=True)
-class PackedInt8:
-    """A weight as int8, with one scale for each output.
-
-    Attributes:
-        parts: Consecutive outputs each.
-    """
-
-    parts: tuple[Int8Part, ...]
-
-    @classmethod
     def quantised(cls, weight: Tensor) -> "PackedInt8":
         """From a weight, [out, in]: the nearest steps, symmetric about zero."""
         is_exact = sums_are_exact()
-        max_step = _MAX_STEP if is_exact else _MAX_STEP_IN_16_BITS
-        steps_per_unit = max_step / _peaks(weight)
+        steps_per_unit = (_MAX_STEP if is_exact else _MAX_STEP_IN_16_BITS) / _peaks(weight)
         steps = (weight * steps_per_unit).round_().to(torch.int8)
-        scales = (1 / (steps_per_unit * _MAX_STEP)).flatten()
+        return cls.of_steps(steps, (1 / (steps_per_unit * _MAX_STEP)).flatten(), is_exact=is_exact)
+
+    @classmethod
+    def of_steps(cls, steps: Tensor, scales: Tensor, *, is_exact: bool) -> "PackedInt8":
+        """From whole steps, [out, in], int8, for a processor that sums their products so."""
+        zero_points = torch.zeros(len(steps), dtype=torch.int64)
         if is_exact:
-            return cls((Int8Part.of_steps(steps, scales),))
-        # As measured with AVX2 alone: the kernel sums the whole weight in each call for the zero
-        # point, and its time grows faster than the outputs.
-        offsets = -_ZERO_POINT * scales * steps.sum(dim=1)
-        cut = (torch.split(each, _MAX_PART_OUTPUTS) for each in (steps, scales, offsets))
-        return cls(tuple(Int8Part.of_steps(*part) for part in zip(*cut, strict=True)))
+            packed = torch.ops.onednn.qlinear_prepack(steps, None)
+            return cls(packed, scales, zero_points, None)
+        pixel = steps[:, :, None, None]
+        packed = torch.ops.onednn.qconv_prepack(pixel, scales, 1.0, 0, *_POINTWISE, None)
+        return cls(packed, scales, zero_points, -_ZERO_POINT * scales * steps.sum(dim=1))
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
         steps, peaks = _quantise_rows(x)
-        if len(self.parts) == 1:
-            product = self.parts[0](steps)
-            return _scaled(product, peaks, bias, out=product)
-        widths = [len(part.scales) for part in self.parts]
-        outputs = peaks.new_empty(len(x), sum(widths))
-        biases = [None] * len(widths) if bias is None else torch.split(bias, widths)
-        for part, out, its_bias in zip(
-            self.parts, torch.split(outputs, widths, dim=1), biases, strict=True
-        ):
-            _scaled(part(steps), peaks, its_bias, out=out)
-        return outputs
+        product = self._product(steps)
+        if bias is None:
+            return product.mul_(peaks)
+        return torch.addcmul(bias, product, peaks, out=product)
+
+    def _product(self, steps: Tensor) -> Tensor:
+        """`steps`: unsigned bytes about `_ZERO_POINT`, [rows, in] -> [rows, out], float32.
+
+        As if the peak of each row were 1. Each call has one scale for all rows; theirs follow.
+        """
+        weight = (self.packed, self.scales, self.zero_points, self.offsets)
+        if self.offsets is None:
+            product: Tensor = torch.ops.onednn.qlinear_pointwise(
+                steps, 1.0, _ZERO_POINT, *weight, *_FLOAT_OUTPUT
+            )
+            return product
+        # Rows are the pixels of one image, whose channels lie side by side.
+        pixels = steps[None, None].permute(0, 3, 1, 2)
+        product = torch.ops.onednn.qconv_pointwise(
+            pixels, 1.0, 0, *weight, *_POINTWISE, *_FLOAT_OUTPUT
+        )
+        return product.permute(0, 2, 3, 1)[0, 0]
 
 
 PackedWeight = PackedFloat | PackedInt8
@@ -152,7 +131,7 @@ def sums_are_exact() -> bool:
     """
     num_inputs = 64
     steps = torch.full((64, num_inputs), _MAX_STEP, dtype=torch.int8)
-    weight = PackedInt8((Int8Part.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2)),))
+    weight = PackedInt8.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2), is_exact=True)
     sums = [weight(torch.ones(num_rows, num_inputs), None) for num_rows in (1, 64)]
     return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 
@@ -184,12 +163,6 @@ def _quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     peaks = _peaks(x)
     rounded = (x * (_MAX_STEP / peaks)).add_(_ROUNDER)
     return rounded.view(torch.int32).to(torch.uint8), peaks
-
-
-def _scaled(product: Tensor, peaks: Tensor, bias: Tensor | None, *, out: Tensor) -> Tensor:
-    if bias is None:
-        return torch.mul(product, peaks, out=out)
-    return torch.addcmul(bias, product, peaks, out=out)
 
 
 def _peaks(rows: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Packed linear layers: the plain ones up to rounding, and int8 rows that know no neighbours."""
 
-import math
 import random
 from dataclasses import replace
 from typing import Any
@@ -34,12 +33,15 @@ def int8_layer(num_inputs: int, num_outputs: int) -> tuple[PackedInt8, Tensor, T
     return packed, weight, bias
 
 
-@pytest.fixture(autouse=True)
-def _wide_weights_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The widest of `SHAPES`, where sums are not exact; its last part has one output."""
-    monkeypatch.setattr("model_core.packing._MAX_PART_OUTPUTS", 343)
+@pytest.fixture(params=[127, 64] if HAS_EXACT_SUMS else [64])
+def max_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Steps of a weight on each side; the kernel for the fewer ones runs on every processor."""
+    monkeypatch.setattr("model_core.packing.sums_are_exact", lambda: request.param == 127)
+    steps: int = request.param
+    return steps
 
 
+@pytest.mark.usefixtures("max_step")
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
 def test_an_int8_row_is_the_same_to_the_last_bit_alone_and_among_loud_neighbours(
     num_inputs: int, num_outputs: int
@@ -56,11 +58,9 @@ def test_an_int8_row_is_the_same_to_the_last_bit_alone_and_among_loud_neighbours
 
 
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
-@pytest.mark.parametrize("max_step", [127, 64] if HAS_EXACT_SUMS else [64])
 def test_an_int8_product_is_the_product_of_the_rounded_rows(
-    num_inputs: int, num_outputs: int, max_step: int, monkeypatch: pytest.MonkeyPatch
+    num_inputs: int, num_outputs: int, max_step: int
 ) -> None:
-    monkeypatch.setattr("model_core.packing.sums_are_exact", lambda: max_step == 127)
     layer, weight, bias = int8_layer(num_inputs, num_outputs)
     rows = torch.randn(33, num_inputs) * torch.logspace(-6, 6, 33)[:, None]
 
@@ -99,21 +99,14 @@ def test_where_a_processor_sums_in_16_bits_weights_have_half_the_steps(
     torch.testing.assert_close(found, (weight / step).round() * step)
 
 
-@pytest.mark.parametrize("max_outputs", [8, 100, 191, 192])
-def test_where_a_processor_sums_in_16_bits_weights_are_cut(
-    max_outputs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("model_core.packing.sums_are_exact", lambda: False)
-    whole, _, bias = int8_layer(64, 192)
-    monkeypatch.setattr("model_core.packing._MAX_PART_OUTPUTS", max_outputs)
-    cut, _, _ = int8_layer(64, 192)
-    assert [len(each.parts) for each in (whole, cut)] == [1, math.ceil(192 / max_outputs)]
-    for num_rows in (0, 1, 5):
-        rows = torch.randn(num_rows, 64)
-        for each in (None, bias):
-            torch.testing.assert_close(cut(rows, each), whole(rows, each))
+@pytest.mark.usefixtures("max_step")
+def test_no_rows_give_no_rows() -> None:
+    layer, _, bias = int8_layer(64, 192)
+    for each in (None, bias):
+        assert layer(torch.empty(0, 64), each).shape == (0, 192)
 
 
+@pytest.mark.usefixtures("max_step")
 def test_an_int8_row_that_is_not_finite_gives_no_finite_output_and_harms_no_other() -> None:
     layer, _, bias = int8_layer(64, 48)
     rows = torch.randn(6, 64)
