@@ -11,6 +11,7 @@ in the batch: integers are summed, and what follows is done to each row in the s
 import copy
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ _MAX_STEP_IN_16_BITS = 64
 """Largest step of a weight, two of which times the largest unsigned byte make less than 2**15."""
 _POINTWISE = ([1, 1], [0, 0], [1, 1], 1)
 """A convolution over one pixel: its stride, padding, dilation and groups."""
-_FLOAT_OUTPUT = (1.0, 0, torch.float32, "none", [], "")
+_FLOAT_OUTPUT: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
 """Scale, zero point and dtype of what a kernel gives, and nothing after it."""
 _ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
 _ROUNDER = 1.5 * 2**23 + _ZERO_POINT
