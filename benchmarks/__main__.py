@@ -14,7 +14,7 @@ _RESULTS = Path(__file__).with_name("results")
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from benchmarks.run import run, settings_of
+    from benchmarks.run import resumed, run, settings_of
 
     chosen = PLANS[arguments.plan]
     sizes = {name: chosen[name] for name in arguments.workloads or chosen}
@@ -23,15 +23,20 @@ def _run(arguments: argparse.Namespace) -> None:
         for each in plan(sizes, arguments.systems, arguments.modes)
         if f"{each.workload}/{each.mode}" not in arguments.leave_out
     ]
+    if arguments.resume:
+        results = Results.read(arguments.output)
+        results.check_machine()
+        measurements = resumed(measurements, results)
+    else:
+        results = Results.new(
+            arguments.output,
+            plan=arguments.plan,
+            workloads={name: WORKLOADS[name].about for name in sizes},
+            systems=settings_of(arguments.systems),
+        )
     print(describe(measurements), file=sys.stderr)
     if arguments.dry:
         return
-    results = Results.new(
-        arguments.output,
-        plan=arguments.plan,
-        workloads={name: WORKLOADS[name].about for name in sizes},
-        systems=settings_of(arguments.systems),
-    )
     run(measurements, results, 60 * arguments.minutes if arguments.minutes else None)
     print(f"Written to {arguments.output}", file=sys.stderr)
 
@@ -59,6 +64,7 @@ def main() -> None:
     run.add_argument("--modes", nargs="+", choices=_MODES, default=list(_MODES))
     run.add_argument("--leave-out", nargs="+", default=[], metavar="WORKLOAD/MODE")
     run.add_argument("--minutes", type=float, help="begin nothing that would end later")
+    run.add_argument("--resume", action="store_true", help="measure what the output lacks")
     run.add_argument("--output", type=Path, default=_RESULTS / "suite.json")
     run.add_argument("--dry", action="store_true", help="print the plan and stop")
     run.set_defaults(do=_run)

@@ -42,6 +42,17 @@ class Results:
         """From a file."""
         return cls(path, **json.loads(path.read_text(encoding="utf-8")))
 
+    def check_machine(self) -> None:
+        """Whether what was measured was so here.
+
+        Raises:
+            ValueError: It was another machine, or there were other versions.
+        """
+        here = machine() | {"load_before": self.about["machine"]["load_before"]}
+        for name, found in (("machine", here), ("versions", versions())):
+            if found != self.about[name]:
+                raise ValueError(f"{name}: expected {self.about[name]}, found {found}")
+
     def add(self, measured: Measured) -> None:
         """Keep a measurement, on disk too."""
         self.measured.append(measured)

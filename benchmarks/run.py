@@ -17,6 +17,7 @@ from benchmarks.workloads import WORKLOADS
 
 _WARM_UP = 6  # requests
 _WARM_UP_SEED = -1
+_NO_TIME = "no time was left"
 
 
 class Clock:
@@ -60,6 +61,31 @@ def run(measurements: Sequence[Measurement], results: Results, limit_s: float | 
             for each in stage:
                 if each.system in up:
                     _take(each, up[each.system], results, clock)
+
+
+def resumed(measurements: Sequence[Measurement], results: Results) -> list[Measurement]:
+    """What results lack of a plan; they no longer say that there was no time for it."""
+    known = {
+        _key(each["mode"], each["workload"], each["system"], each["round"], each["setting"])
+        for each in results.measured
+    }
+    results.missing = [each for each in results.missing if each["reason"] != _NO_TIME]
+    return [
+        each
+        for each in measurements
+        if _key(each.mode, each.workload, each.system, each.round, each.setting) not in known
+    ]
+
+
+def _key(
+    mode: str, workload: str, system: str, number: int, setting: Mapping[str, Any]
+) -> tuple[str, str, str, int, str]:
+    return mode, workload, system, number, _named(setting)
+
+
+def _named(setting: Mapping[str, Any]) -> str:
+    """A setting as it was planned, without the rate that followed from what was measured."""
+    return str(sorted((name, value) for name, value in setting.items() if name != "rate"))
 
 
 def _start_all(
@@ -142,8 +168,7 @@ def _measure(each: Measurement, process: Any, setting: Mapping[str, Any]) -> dic
 
 def hash_of(mode: str, number: int, setting: Mapping[str, Any]) -> int:
     """A seed that every system shares, and no other round or setting."""
-    named = {name: value for name, value in setting.items() if name != "rate"}
-    return random.Random(f"{mode} {number} {sorted(named.items())}").getrandbits(32)
+    return random.Random(f"{mode} {number} {_named(setting)}").getrandbits(32)
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
@@ -190,7 +215,7 @@ def _reason_against(each: Measurement, setting: Mapping[str, Any], results: Resu
 
 def _no_time(results: Results, measurements: Sequence[Measurement]) -> None:
     for each in measurements:
-        results.leave_out(each.workload, each.system, each.mode, "no time was left")
+        results.leave_out(each.workload, each.system, each.mode, _NO_TIME)
 
 
 def settings_of(systems: Sequence[str]) -> dict[str, dict[str, Any]]:

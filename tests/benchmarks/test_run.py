@@ -15,7 +15,7 @@ from benchmarks import run as runs
 from benchmarks.plan import PLANS, Measurement, Sizes, describe, plan, seconds_of
 from benchmarks.processes import RefusedError, _process, _Sleeper
 from benchmarks.results import Results
-from benchmarks.run import poisson, run
+from benchmarks.run import poisson, resumed, run
 from benchmarks.systems import SYSTEMS, systems_for
 from benchmarks.workloads import WORKLOADS, Item
 
@@ -132,6 +132,29 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     results = Results(tmp_path / "suite.json")
     run(small_plan()[:3], results, limit_s=None)
     assert len(Results.read(tmp_path / "suite.json").measured) == 3
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_run_that_goes_on_measures_what_is_missing_and_nothing_twice(tmp_path: Path) -> None:
+    whole = Results(tmp_path / "whole.json")
+    run(small_plan(), whole, limit_s=None)
+    cut = Results(tmp_path / "cut.json", measured=whole.measured[:3])
+    run(small_plan()[3:], cut, limit_s=1.0)
+    left = resumed(small_plan(), cut)
+    assert not cut.missing
+    run(left, cut, limit_s=None)
+    assert cut.measured == whole.measured
+    assert cut.missing == whole.missing
+    run(resumed(small_plan(), whole), whole, limit_s=None)
+    assert cut.measured == whole.measured
+
+
+def test_a_run_does_not_go_on_elsewhere(tmp_path: Path) -> None:
+    results = Results.new(tmp_path / "suite.json")
+    results.check_machine()
+    results.about["machine"]["cores"] += 1
+    with pytest.raises(ValueError, match="machine: expected"):
+        results.check_machine()
 
 
 def test_arrivals_are_seeded_and_as_many_as_the_rate_says() -> None:
