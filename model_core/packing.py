@@ -60,18 +60,19 @@ class PackedInt8:
     """A weight as int8, with one scale for each output.
 
     Attributes:
-        packed: As the kernel for this processor orders it: that of a linear layer where sums of
-            products are exact, else that of a convolution over one pixel; see `sums_are_exact`.
+        packed: In the order of the kernel that takes it.
         scales: [out], float32: of the weight, divided by the largest step of an activation.
-        zero_points: [out], zeros.
-        offsets: [out], float32: take back what the zero point of activations adds to a row, where
-            the kernel is not to do so itself. Added in float32, in the same way for any number of
-            rows.
+        zero_points: [out], int64, zeros.
+        is_convolution: Which kernel that is: of a convolution over one pixel, which is the same
+            product, or of a linear layer.
+        offsets: [out], float32, for the former: take back what the zero point of activations adds
+            to a row. Added in float32, in the same way for any number of rows.
     """
 
     packed: Tensor
     scales: Tensor
     zero_points: Tensor
+    is_convolution: bool
     offsets: Tensor | None
 
     @classmethod
@@ -80,18 +81,22 @@ class PackedInt8:
         is_exact = sums_are_exact()
         steps_per_unit = (_MAX_STEP if is_exact else _MAX_STEP_IN_16_BITS) / _peaks(weight)
         steps = (weight * steps_per_unit).round_().to(torch.int8)
-        return cls.of_steps(steps, (1 / (steps_per_unit * _MAX_STEP)).flatten(), is_exact=is_exact)
+        scales = (1 / (steps_per_unit * _MAX_STEP)).flatten()
+        # Without VNNI the kernel of linear layers packs the weight anew in each call, and sums it
+        # for the zero point. That of convolutions keeps it as it is packed here.
+        return cls.of_steps(steps, scales, is_convolution=not is_exact)
 
     @classmethod
-    def of_steps(cls, steps: Tensor, scales: Tensor, *, is_exact: bool) -> "PackedInt8":
-        """From whole steps, [out, in], int8, for a processor that sums their products so."""
+    def of_steps(cls, steps: Tensor, scales: Tensor, *, is_convolution: bool) -> "PackedInt8":
+        """From whole steps, [out, in], int8, for one of the kernels; see the attributes."""
         zero_points = torch.zeros(len(steps), dtype=torch.int64)
-        if is_exact:
+        if not is_convolution:
             packed = torch.ops.onednn.qlinear_prepack(steps, None)
-            return cls(packed, scales, zero_points, None)
+            return cls(packed, scales, zero_points, is_convolution, None)
         pixel = steps[:, :, None, None]
         packed = torch.ops.onednn.qconv_prepack(pixel, scales, 1.0, 0, *_POINTWISE, None)
-        return cls(packed, scales, zero_points, -_ZERO_POINT * scales * steps.sum(dim=1))
+        offsets = -_ZERO_POINT * scales * steps.sum(dim=1)
+        return cls(packed, scales, zero_points, is_convolution, offsets)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
@@ -107,7 +112,7 @@ class PackedInt8:
         As if the peak of each row were 1. Each call has one scale for all rows; theirs follow.
         """
         weight = (self.packed, self.scales, self.zero_points, self.offsets)
-        if self.offsets is None:
+        if not self.is_convolution:
             product: Tensor = torch.ops.onednn.qlinear_pointwise(
                 steps, 1.0, _ZERO_POINT, *weight, *_FLOAT_OUTPUT
             )
@@ -132,7 +137,7 @@ def sums_are_exact() -> bool:
     """
     num_inputs = 64
     steps = torch.full((64, num_inputs), _MAX_STEP, dtype=torch.int8)
-    weight = PackedInt8.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2), is_exact=True)
+    weight = PackedInt8.of_steps(steps, torch.full((64,), 1 / _MAX_STEP**2), is_convolution=False)
     sums = [weight(torch.ones(num_rows, num_inputs), None) for num_rows in (1, 64)]
     return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 

@@ -1,6 +1,7 @@
 """Packed linear layers: the plain ones up to rounding, and int8 rows that know no neighbours."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests import tiny
 from tests.lean import load_lean, random_source
 
 HAS_EXACT_SUMS = sums_are_exact()
-SHAPES = [(24, 40), (37, 64), (64, 192), (512, 512), (512, 1030)]
+SHAPES = [(24, 40), (37, 64), (64, 192), (512, 512), (512, 1030), (2048, 64), (4096, 40)]
 
 
 def int8_layer(num_inputs: int, num_outputs: int) -> tuple[PackedInt8, Tensor, Tensor]:
@@ -41,7 +42,16 @@ def max_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return steps
 
 
-@pytest.mark.usefixtures("max_step")
+@pytest.fixture(params=[1, 2])
+def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Threads of torch meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("max_step", "num_threads")
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
 def test_an_int8_row_is_the_same_to_the_last_bit_alone_and_among_loud_neighbours(
     num_inputs: int, num_outputs: int
@@ -77,6 +87,7 @@ def test_an_int8_product_is_the_product_of_the_rounded_rows(
     torch.testing.assert_close(layer(rows, bias), layer(rows, None) + bias)
 
 
+@pytest.mark.usefixtures("max_step")
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
 @pytest.mark.parametrize("num_rows", [1, 4, 33, 128])
 def test_the_largest_sums_of_int8_products_are_exact(
@@ -130,6 +141,7 @@ def test_a_packed_encoder_gives_the_outputs_of_the_library(name: str) -> None:
         torch.testing.assert_close(packed([source])[0], plain([source])[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("max_step")
 @pytest.mark.parametrize("name", ["bart", "marian", "t5", "bert2bert", "m2m100", "roberta2roberta"])
 @torch.inference_mode()
 def test_an_int8_encoder_gives_a_source_the_same_bits_alone_and_in_a_batch(name: str) -> None:
@@ -188,6 +200,7 @@ def run(runner: LeanRunner, requests: list[Request], rng: random.Random) -> dict
     return outputs
 
 
+@pytest.mark.usefixtures("max_step")
 @pytest.mark.parametrize("name", ["bart", "marian", "t5", "bert2bert", "m2m100"])
 def test_an_int8_answer_depends_neither_on_its_batch_mates_nor_on_their_order(name: str) -> None:
     lean, rng = load_lean(name), random.Random(name)
