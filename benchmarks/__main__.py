@@ -23,16 +23,17 @@ def _run(arguments: argparse.Namespace) -> None:
         for each in plan(sizes, arguments.systems, arguments.modes)
         if f"{each.workload}/{each.mode}" not in arguments.leave_out
     ]
+    systems = settings_of(arguments.systems)
     if arguments.resume:
         results = Results.read(arguments.output)
-        results.check_machine()
+        results.check_same(plan=arguments.plan, systems=systems)
         measurements = resumed(measurements, results)
     else:
         results = Results.new(
             arguments.output,
             plan=arguments.plan,
             workloads={name: WORKLOADS[name].about for name in sizes},
-            systems=settings_of(arguments.systems),
+            systems=systems,
         )
     print(describe(measurements), file=sys.stderr)
     if arguments.dry:

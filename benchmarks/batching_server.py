@@ -75,12 +75,14 @@ def take_batch(waiting: list[_Waiting], knobs: Knobs) -> list[_Waiting]:
     """Take from the queue who has waited longest, and whoever fits beside it, oldest first."""
     if not waiting:
         return []
-    first = waiting[0][0]
-    batch = [
-        each
-        for each in waiting
-        if fits(each[0], first, knobs.length_slack) or fits(first, each[0], knobs.length_slack)
-    ][: knobs.max_batch_size]
+    batch = waiting[:1]
+    for each in waiting[1:]:
+        together = [item for item, _ in (*batch, each)]
+        longest = max(together, key=lambda item: item.target_len or 0)
+        if len(batch) < knobs.max_batch_size and all(
+            fits(item, longest, knobs.length_slack) for item in together
+        ):
+            batch.append(each)
     taken = {id(each) for each in batch}
     waiting[:] = [each for each in waiting if id(each) not in taken]
     return batch

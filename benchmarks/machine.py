@@ -3,12 +3,14 @@
 import os
 import platform
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from app.native_libraries import SPIN_COUNT, WAIT_POLICY
 
+_ROOT = Path(__file__).parents[1]
 _PACKAGES = (
     "tandem-serve",
     "torch",
@@ -44,6 +46,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def commit() -> str:
+    """Of the code that runs, with `-dirty` where it was changed since; empty without git."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return found.stdout.strip()
 
 
 def _instructions() -> str:

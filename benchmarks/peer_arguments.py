@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.libraries import Answer, Knobs, Library
 from benchmarks.systems import LIBRARIES
 from benchmarks.workloads import Item, Task
+from model_core.heap import freeze_heap
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class PeerArguments:
 
     def load(self) -> Library:
         """The library with its checkpoint."""
-        return self.library(self.folder, self.task, self.knobs)
+        library = self.library(self.folder, self.task, self.knobs)
+        freeze_heap()  # as our server does
+        return library
 
 
 def read_peer_arguments(description: str | None) -> PeerArguments:

@@ -30,7 +30,7 @@ class Sizes:
         open_rates: See `Rate`.
         open_s: How long requests arrive at each rate.
         rounds: Of each mode.
-        most_s: Requests of a closed loop are as few as fit into this time, by the estimate.
+        most_s: A closed loop has at most as many requests as fit into this time, by the estimate.
     """
 
     offline: int = 0

@@ -146,6 +146,7 @@ def _process(command: list[str], **streams: Any) -> Iterator["subprocess.Popen[s
         "GOMP_SPINCOUNT": str(SPIN_COUNT),
         "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
         "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+        "MALLOC_ARENA_MAX": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     environment = {**os.environ, **alike}

@@ -25,6 +25,8 @@ def where_from(about: dict[str, object]) -> str:
     assert isinstance(machine, dict)
     assert isinstance(versions, dict)
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
+    if about.get("commit"):
+        packages += f". Commit {about['commit']}"
     kind = ", ".join(filter(None, (machine["architecture"], machine.get("instructions"))))
     return (
         f"{about['date']}, {machine['cores']} cores of {machine['processor']} "
@@ -149,16 +151,27 @@ def closed_table(results: Results, workload: str) -> str:
                     figure(median),
                     each.spread(each.requests_per_s),
                     ratio,
-                    *(_ms(each.percentile_s(percent)) for percent in (50, 95, 99)),
-                    str(each.num_failed),
+                    *_latencies(each),
                 ]
             )
     head = ["clients", "system", "requests/s", "least to most", "Tandem's ratio to it"]
-    return markdown([*head, *_LATENCIES, "failed"], rows, num_words=2) if rows else ""
+    return markdown([*head, *_LATENCIES], rows, num_words=2) if rows else ""
 
 
 _WHOSE = {"peer": "best peer's", "ours": "our", "own": "its own"}
-_LATENCIES = ("p50 ms", "p95 ms", "p99 ms")
+_LATENCIES = ("answers", "p50 ms", "p95 ms", "p99 ms", "failed")
+_FEWEST = {50: 1, 95: 16, 99: 80}
+"""Answers for a percentile: the largest of fewer is no more than that."""
+
+
+def _latencies(series: Series) -> list[str]:
+    """The cells of `_LATENCIES`; a percentile of too few answers is left empty."""
+    num_answers = len(series.latencies_s)
+    shown = [
+        _ms(series.percentile_s(percent)) if num_answers >= fewest else ""
+        for percent, fewest in _FEWEST.items()
+    ]
+    return [str(num_answers), *shown, str(series.num_failed)]
 
 
 def _open_title(results: Results, workload: str) -> str:
@@ -177,13 +190,12 @@ def open_table(results: Results, workload: str) -> str:
             f"{each.setting['share']:.0%} of {_WHOSE[each.setting['of']]} capacity",
             each.system,
             figure(statistics.median(each.requests_per_s)),
-            *(_ms(each.percentile_s(percent)) for percent in (50, 95, 99)),
             figure(goodput(each, bound_s)),
-            str(each.num_failed),
+            *_latencies(each),
         ]
         for each in sorted(results.of("open", workload), key=lambda each: each.setting["rate"])
     ]
-    head = ["requests/s", "which is", "system", "answered/s", *_LATENCIES, "goodput/s", "failed"]
+    head = ["requests/s", "which is", "system", "answered/s", "goodput/s", *_LATENCIES]
     return markdown(head, rows, num_words=3) if rows else ""
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.machine import machine, versions
+from benchmarks.machine import commit, machine, versions
 
 Measured = dict[str, Any]
 """Mode, workload, system, round, setting, and what came out; see `benchmarks.run`."""
@@ -35,23 +35,28 @@ class Results:
         """An empty one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         date = datetime.now(UTC).date().isoformat()
-        return cls(path, {"date": date, "machine": machine(), "versions": versions()} | about)
+        here = {"machine": machine(), "versions": versions(), "commit": commit()}
+        return cls(path, {"date": date} | here | about)
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """From a file."""
         return cls(path, **json.loads(path.read_text(encoding="utf-8")))
 
-    def check_machine(self) -> None:
-        """Whether what was measured was so here.
+    def check_same(self, **asked: Any) -> None:
+        """Refuse to go on elsewhere, or with something else.
+
+        Args:
+            asked: What is to be measured, by its name in `about`.
 
         Raises:
-            ValueError: It was another machine, or there were other versions.
+            ValueError: Machine, versions, commit or what is asked for are others.
         """
         here = machine() | {"load_before": self.about["machine"]["load_before"]}
-        for name, found in (("machine", here), ("versions", versions())):
-            if found != self.about[name]:
-                raise ValueError(f"{name}: expected {self.about[name]}, found {found}")
+        found = {"machine": here, "versions": versions(), "commit": commit()} | asked
+        for name, value in found.items():
+            if value != self.about.get(name):
+                raise ValueError(f"{name}: expected {self.about.get(name)}, found {value}")
 
     def add(self, measured: Measured) -> None:
         """Keep a measurement, on disk too."""

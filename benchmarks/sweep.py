@@ -1,4 +1,4 @@
-"""Tries settings of the peers in a closed loop, so that each is measured with its best.
+"""Tries settings of the peers in a closed loop, to find its best.
 
 `python -m benchmarks sweep`: the candidates of a system take turns, with the same requests.
 """

@@ -58,6 +58,8 @@ def _tandem_server(system: System, folder: Path, task: Task, port: int) -> list[
         "device": system.knobs.device,
         # A closed loop of slow systems outlasts the default; all get the same.
         "default-timeout-s": "600",
+        # Nobody is to answer from memory: some texts come twice.
+        "encoder-cache-bytes": "0",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     return [sys.executable, "-m", "app", "serve", *words]

@@ -144,7 +144,7 @@ WORKLOADS: dict[str, Workload] = {
         "translate",
         words("opus-mt", 1, _short_source, _translated),
         3.7,
-        "the same requests, greedy",
+        "the requests of `translate`, greedy",
     ),
     "summarize": Workload(
         "bart-base",

@@ -129,6 +129,14 @@ def test_a_micro_batch_is_who_waits_longest_and_whoever_fits() -> None:
     assert take_batch(waiting, knobs) == []
 
 
+def test_a_micro_batch_is_no_more_unlike_than_its_slack_says() -> None:
+    lengths = [16, 12, 20, 16]  # each fits beside the first, but not 12 beside 20
+    waiting: Any = [(Item("a", 1, length), object()) for length in lengths]
+    knobs = Knobs(max_batch_size=8, length_slack=0.25)
+    assert [item.target_len for item, _ in take_batch(waiting, knobs)] == [16, 12, 16]
+    assert [item.target_len for item, _ in take_batch(waiting, knobs)] == [20]
+
+
 def test_litserve_gets_batches_of_requests_and_gives_answers(tiny_folders: dict[str, Path]) -> None:
     pytest.importorskip("litserve")
     from benchmarks.litserve_server import Api

@@ -97,8 +97,17 @@ def test_steps_stand_beside_their_products(results: Results) -> None:
 
 def test_closed_shows_throughput_latency_and_failures(results: Results) -> None:
     table = closed_table(results, "translate")
-    assert "| 1 | tandem | 5.00 | 5.00 to 5.00 | 1.00 | 100 | 100 | 100 | 0 |" in table
-    assert "| 1 | litserve | 2.00 | 2.00 to 2.00 | 2.50 | 400 | 400 | 400 | 1 |" in table
+    assert "| 1 | tandem | 5.00 | 5.00 to 5.00 | 1.00 | 10 | 100 |  |  | 0 |" in table
+    assert "| 1 | litserve | 2.00 | 2.00 to 2.00 | 2.50 | 4 | 400 |  |  | 1 |" in table
+
+
+def test_a_percentile_of_too_few_answers_is_left_empty(results: Results) -> None:
+    for name, num_answers in (("many", 80), ("some", 79), ("few", 15)):
+        results.add(served("closed", name, {"concurrency": 8}, [0.1] * num_answers))
+    table = closed_table(results, "translate")
+    assert "| 80 | 100 | 100 | 100 | 0 |" in table
+    assert "| 79 | 100 | 100 |  | 0 |" in table
+    assert "| 15 | 100 |  |  | 0 |" in table
 
 
 def test_open_shows_goodput_within_three_times_the_best_unloaded_latency(results: Results) -> None:
@@ -106,7 +115,7 @@ def test_open_shows_goodput_within_three_times_the_best_unloaded_latency(results
     in_time, late = results.of("open")
     assert goodput(in_time, 0.3) == 4.0
     assert goodput(late, 0.3) == 0.0
-    row = "| 2.00 | 50% of best peer's capacity | tandem | 4.00 | 200 | 200 | 200 | 4.00 | 0 |"
+    row = "| 2.00 | 50% of best peer's capacity | tandem | 4.00 | 4.00 | 8 | 200 |  |  | 0 |"
     assert row in open_table(results, "translate")
 
 

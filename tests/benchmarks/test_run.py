@@ -149,12 +149,15 @@ def test_a_run_that_goes_on_measures_what_is_missing_and_nothing_twice(tmp_path:
     assert cut.measured == whole.measured
 
 
-def test_a_run_does_not_go_on_elsewhere(tmp_path: Path) -> None:
-    results = Results.new(tmp_path / "suite.json")
-    results.check_machine()
-    results.about["machine"]["cores"] += 1
-    with pytest.raises(ValueError, match="machine: expected"):
-        results.check_machine()
+def test_a_run_goes_on_only_where_it_began_and_as_it_was_planned(tmp_path: Path) -> None:
+    results = Results.new(tmp_path / "suite.json", plan="quick")
+    results.check_same(plan="quick")
+    with pytest.raises(ValueError, match="plan: expected quick, found full"):
+        results.check_same(plan="full")
+    for name in ("machine", "versions", "commit"):
+        elsewhere = Results(None, results.about | {name: {"load_before": 0.0}})
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            elsewhere.check_same(plan="quick")
 
 
 def test_arrivals_are_seeded_and_as_many_as_the_rate_says() -> None:
