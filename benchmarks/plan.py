@@ -60,7 +60,7 @@ PLANS: dict[str, dict[str, Sizes]] = {
         "translate-greedy": Sizes(offline=256, rounds=_QUICK_ROUNDS),
         "summarize": Sizes(offline=16, rounds={"offline": 2}),
         "translate": Sizes(
-            offline=224,
+            offline=192,
             steps=(16, 64, 128),
             closed={1: 12, 8: 40, 32: 96, 128: 192},
             open_rates=_rates(_SHARES, (0.75, 0.9), own=(0.25, 0.5)),
@@ -68,6 +68,7 @@ PLANS: dict[str, dict[str, Sizes]] = {
             rounds=_QUICK_ROUNDS,
             most_s=20.0,
         ),
+        "translate-even": Sizes(closed={8: 40, 32: 96}, rounds={"closed": 1}, most_s=20.0),
         "bert2bert": Sizes(offline=8, rounds={"offline": 2}),
         "shipped-translate": Sizes(
             offline=128,

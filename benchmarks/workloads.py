@@ -146,6 +146,13 @@ WORKLOADS: dict[str, Workload] = {
         3.7,
         "the requests of `translate`, greedy",
     ),
+    "translate-even": Workload(
+        "opus-mt",
+        "translate",
+        words("opus-mt", 4, _short_source, lambda rng, source_len: 24),
+        11.0,
+        "the sources of `translate`, targets of 24 tokens, so that any of them may share a batch",
+    ),
     "summarize": Workload(
         "bart-base",
         "summarize",
