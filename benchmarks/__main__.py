@@ -24,15 +24,16 @@ def _run(arguments: argparse.Namespace) -> None:
         if f"{each.workload}/{each.mode}" not in arguments.leave_out
     ]
     systems = settings_of(arguments.systems)
+    workloads = {name: WORKLOADS[name].about for name in sizes}
     if arguments.resume:
         results = Results.read(arguments.output)
-        results.check_same(plan=arguments.plan, systems=systems)
+        results.check_same(plan=arguments.plan, workloads=workloads, systems=systems)
         measurements = resumed(measurements, results)
     else:
         results = Results.new(
             arguments.output,
             plan=arguments.plan,
-            workloads={name: WORKLOADS[name].about for name in sizes},
+            workloads=workloads,
             systems=systems,
         )
     print(describe(measurements), file=sys.stderr)

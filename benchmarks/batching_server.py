@@ -72,16 +72,16 @@ class MicroBatcher:
 
 
 def take_batch(waiting: list[_Waiting], knobs: Knobs) -> list[_Waiting]:
-    """Take from the queue who has waited longest, and whoever fits beside it, oldest first."""
+    """Take from the queue who has waited longest, and who fits beside all of them, oldest first."""
     if not waiting:
         return []
     batch = waiting[:1]
     for each in waiting[1:]:
+        if len(batch) == knobs.max_batch_size:
+            break
         together = [item for item, _ in (*batch, each)]
         longest = max(together, key=lambda item: item.target_len or 0)
-        if len(batch) < knobs.max_batch_size and all(
-            fits(item, longest, knobs.length_slack) for item in together
-        ):
+        if all(fits(item, longest, knobs.length_slack) for item in together):
             batch.append(each)
     taken = {id(each) for each in batch}
     waiting[:] = [each for each in waiting if id(each) not in taken]

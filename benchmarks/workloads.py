@@ -151,7 +151,7 @@ WORKLOADS: dict[str, Workload] = {
         "translate",
         words("opus-mt", 4, _short_source, lambda rng, source_len: 24),
         11.0,
-        "the sources of `translate`, targets of 24 tokens, so that any of them may share a batch",
+        "sources as in `translate`, targets of 24 tokens, so that any of them may share a batch",
     ),
     "summarize": Workload(
         "bart-base",

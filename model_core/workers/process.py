@@ -178,7 +178,8 @@ class Worker:
     def _end(self) -> bool:
         """End the process; whether it had to be killed."""
         self.is_ready = False
-        self._shut_down()
+        with self._lock:  # whoever closes it may do the same meanwhile
+            self._shut_down()
         self._connection = None  # closed by whoever may still wait for it
         if self._process is None:
             return False

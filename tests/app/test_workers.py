@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -35,6 +35,18 @@ def none_is_running(pids: Sequence[int]) -> bool:
 def send(signal_number: signal.Signals, pids: Sequence[int]) -> None:
     for pid in pids:
         os.kill(pid, signal_number)
+
+
+@contextmanager
+def stopped(pids: Sequence[int]) -> Iterator[None]:
+    """Processes stand still meanwhile; also where a test fails, or they would outlive it."""
+    send(signal.SIGSTOP, pids)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def post(served: Served, text: str) -> httpx.Response:
@@ -114,12 +126,10 @@ def test_a_signal_to_the_whole_group_of_processes_lets_calls_end(
 
 def test_a_worker_that_is_stuck_says_where_and_the_server_goes_on_after_it() -> None:
     with serving(*TRANSLATE, "--stuck-s", "2") as served, ThreadPoolExecutor() as threads:
-        workers = children_of(served.process.pid)
-        send(signal.SIGSTOP, workers)
-        call = threads.submit(post, served, TEXTS[0])
-        served.until(lambda: "a step is stuck after" in served.log)
-        health = served.client.get("/health")
-        send(signal.SIGCONT, workers)
+        with stopped(children_of(served.process.pid)):
+            call = threads.submit(post, served, TEXTS[0])
+            served.until(lambda: "a step is stuck after" in served.log)
+            health = served.client.get("/health")
         answered = call.result()
         served.until(lambda: served.client.get("/ready").status_code == 200)
 
@@ -131,12 +141,12 @@ def test_a_worker_that_is_stuck_says_where_and_the_server_goes_on_after_it() -> 
 def test_a_server_whose_worker_is_stuck_still_ends_in_time() -> None:
     with serving(*TRANSLATE, "--drain-s", "0") as served, ThreadPoolExecutor() as threads:
         workers = children_of(served.process.pid)
-        send(signal.SIGSTOP, workers)
-        call = threads.submit(post, served, TEXTS[0])
-        served.until(lambda: served.sample("tandem_running_requests") > 0)
-        served.process.send_signal(signal.SIGTERM)
-        cut_off = call.result()
-        assert served.end() == 0
-        assert none_is_running(workers)
+        with stopped(workers):
+            call = threads.submit(post, served, TEXTS[0])
+            served.until(lambda: served.sample("tandem_running_requests") > 0)
+            served.process.send_signal(signal.SIGTERM)
+            cut_off = call.result()
+            assert served.end() == 0
+            assert none_is_running(workers)
 
     assert (cut_off.status_code, cut_off.json()["type"]) == (503, "urn:tandem:unavailable")
