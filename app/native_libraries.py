@@ -10,6 +10,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's ma
 WAIT_POLICY = "passive"
 SPIN_COUNT = 10_000
 """Rounds that a thread waits actively before: a tenth of a millisecond (GNU's OpenMP)."""
+NUM_HEAPS = 1
 KEPT_BYTES = 256 * 2**20
 """Freed blocks up to this size stay in the process."""
 
@@ -44,6 +45,6 @@ def _set_up_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    mallopt(_M_ARENA_MAX, 1)
+    mallopt(_M_ARENA_MAX, NUM_HEAPS)
     mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
     mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)

@@ -23,19 +23,17 @@ def _run(arguments: argparse.Namespace) -> None:
         for each in plan(sizes, arguments.systems, arguments.modes)
         if f"{each.workload}/{each.mode}" not in arguments.leave_out
     ]
-    systems = settings_of(arguments.systems)
-    workloads = {name: WORKLOADS[name].about for name in sizes}
+    about = {
+        "plan": arguments.plan,
+        "workloads": {name: WORKLOADS[name].about for name in sizes},
+        "systems": settings_of(arguments.systems),
+    }
     if arguments.resume:
         results = Results.read(arguments.output)
-        results.check_same(plan=arguments.plan, workloads=workloads, systems=systems)
+        results.check_same(**about)
         measurements = resumed(measurements, results)
     else:
-        results = Results.new(
-            arguments.output,
-            plan=arguments.plan,
-            workloads=workloads,
-            systems=systems,
-        )
+        results = Results.new(arguments.output, **about)
     print(describe(measurements), file=sys.stderr)
     if arguments.dry:
         return

@@ -97,9 +97,9 @@ def measure(point: Point) -> dict[str, float]:
     """Decode a point.
 
     Returns:
-        `encode_s`: of all sources, the first step less the median of the next ones;
-        `step_s`: of one step, the median of the last quarter, when
-        targets are longest; `memory_bytes`: the peak beyond what the model itself takes.
+        `encode_s`: of all sources, the first step less the median of the next ones; `step_s`: of
+        one step, the median of the last quarter, when targets are longest; `memory_bytes`: the
+        peak beyond what the model itself takes.
     """
     served = Served(point.vocabulary)
     rng = random.Random(0)

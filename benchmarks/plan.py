@@ -42,6 +42,8 @@ class Sizes:
     most_s: float = 45.0
 
 
+_OF_LIBRARIES: tuple[Mode, ...] = ("offline", "steps")
+_OF_SERVERS: tuple[Mode, ...] = ("closed", "open")
 _SHARES = (0.25, 0.5, 0.75, 0.9)
 _QUICK_ROUNDS: Mapping[Mode, int] = {"offline": 3, "steps": 2, "closed": 2, "open": 1}
 _FULL_ROUNDS: Mapping[Mode, int] = {"offline": 3, "steps": 5, "closed": 3, "open": 3}
@@ -128,7 +130,7 @@ class Measurement:
     @property
     def stage(self) -> tuple[str, bool]:
         """Measurements of one workload share the processes that are up, libraries or servers."""
-        return self.workload, self.mode in ("closed", "open")
+        return self.workload, self.mode in _OF_SERVERS
 
 
 def plan(
@@ -139,11 +141,12 @@ def plan(
     Libraries come before servers, so that where time runs out each workload has a part of it.
     """
     found: list[Measurement] = []
-    for of_stage in (("offline", "steps"), ("closed", "open")):
+    for stage_modes in (_OF_LIBRARIES, _OF_SERVERS):
         for workload, each in sizes.items():
-            for mode in (mode for mode in of_stage if mode in modes):
-                names = [name for name in systems_for(mode) if name in systems]
-                found += _measurements(mode, workload, each, names)
+            for mode in stage_modes:
+                if mode in modes:
+                    names = [name for name in systems_for(mode) if name in systems]
+                    found += _measurements(mode, workload, each, names)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from app.native_libraries import KEPT_BYTES, SPIN_COUNT, WAIT_POLICY
+from app.native_libraries import KEPT_BYTES, NUM_HEAPS, SPIN_COUNT, WAIT_POLICY
 from benchmarks.libraries import Knobs
 from benchmarks.load import TIMEOUT_S
 from benchmarks.systems import System
@@ -146,7 +146,7 @@ def _process(command: list[str], **streams: Any) -> Iterator["subprocess.Popen[s
         "GOMP_SPINCOUNT": str(SPIN_COUNT),
         "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
         "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
-        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_ARENA_MAX": str(NUM_HEAPS),
         "TOKENIZERS_PARALLELISM": "false",
     }
     environment = {**os.environ, **alike}

@@ -20,7 +20,7 @@ class Results:
 
     Attributes:
         path: Where it is written; None in memory only.
-        about: Machine, versions, date, command, settings of the systems.
+        about: Machine, versions, commit, date, plan, workloads, settings of the systems.
         measured: Everything, in order.
         missing: What was not measured, with the reason.
     """

@@ -63,17 +63,19 @@ class PackedInt8:
         packed: In the order of the kernel that takes it.
         scales: [out], float32: of the weight, divided by the largest step of an activation.
         zero_points: [out], int64, zeros.
-        is_convolution: Which kernel that is: of a convolution over one pixel, which is the same
-            product, or of a linear layer.
-        offsets: [out], float32, for the former: take back what the zero point of activations adds
-            to a row. Added in float32, in the same way for any number of rows.
+        offsets: [out], float32, for the kernel of convolutions: take back what the zero point of
+            activations adds to a row. Added in float32, in the same way for any number of rows.
     """
 
     packed: Tensor
     scales: Tensor
     zero_points: Tensor
-    is_convolution: bool
     offsets: Tensor | None
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it is for a convolution over one pixel, the same product as a linear layer's."""
+        return self.offsets is not None
 
     @classmethod
     def quantised(cls, weight: Tensor) -> "PackedInt8":
@@ -88,15 +90,15 @@ class PackedInt8:
 
     @classmethod
     def of_steps(cls, steps: Tensor, scales: Tensor, *, is_convolution: bool) -> "PackedInt8":
-        """From whole steps, [out, in], int8, for one of the kernels; see the attributes."""
+        """From whole steps, [out, in], int8, for one of the kernels; see `is_convolution`."""
         zero_points = torch.zeros(len(steps), dtype=torch.int64)
         if not is_convolution:
             packed = torch.ops.onednn.qlinear_prepack(steps, None)
-            return cls(packed, scales, zero_points, is_convolution, None)
+            return cls(packed, scales, zero_points, None)
         pixel = steps[:, :, None, None]
         packed = torch.ops.onednn.qconv_prepack(pixel, scales, 1.0, 0, *_POINTWISE, None)
         offsets = -_ZERO_POINT * scales * steps.sum(dim=1)
-        return cls(packed, scales, zero_points, is_convolution, offsets)
+        return cls(packed, scales, zero_points, offsets)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
