@@ -28,8 +28,8 @@ help:
 	@echo "make format     mend what ruff can mend by itself"
 	@echo "make models-table  measure every architecture, write docs/models.md"
 	@echo "make bench      measure Tandem beside transformers, LitServe and CTranslate2"
-	@echo "make bench-full  the same with everything, for a night and a GPU"
-	@echo "make bench-sweep  try settings of the others"
+	@echo "make bench-full  the same with everything, on the CPU, for days"
+	@echo "make bench-sweep  try settings of the others, three quarters of an hour"
 	@echo "make bench-gpu  measure everything on a GPU, in under 8 minutes"
 	@echo "make growth     measure how cost grows with the work"
 	@echo "make performance-page  write docs/performance.md from the last runs"
@@ -144,7 +144,8 @@ RESULTS := benchmarks/results
 performance-page: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks publish $(or $(ARGS),\
 		$(addprefix --suite ,$(wildcard $(RESULTS)/suite.json)) \
-		$(addprefix --growth ,$(wildcard $(RESULTS)/growth.json)))
+		$(addprefix --growth ,$(wildcard $(RESULTS)/growth.json)) \
+		$(addprefix --sweep ,$(wildcard $(RESULTS)/sweep.json)))
 
 TARGET ?= cpu
 IMAGE ?= tandem:$(TARGET)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.plan import PLANS, describe, plan
 from benchmarks.results import Results
+from benchmarks.sweep import SWEEPS, SWEPT, sweep
 from benchmarks.systems import SYSTEMS
 from benchmarks.workloads import WORKLOADS
 
@@ -29,11 +30,15 @@ def _run(arguments: argparse.Namespace) -> None:
         "systems": settings_of(arguments.systems),
     }
     if arguments.resume:
+        if not arguments.output.exists():
+            sys.exit(f"--resume: expected the results of a run at {arguments.output}, found none")
         results = Results.read(arguments.output)
         results.check_same(**about)
         measurements = resumed(measurements, results)
     else:
         results = Results.new(arguments.output, **about)
+    if arguments.minutes:
+        results.about.setdefault("minutes", []).append(arguments.minutes)
     print(describe(measurements), file=sys.stderr)
     if arguments.dry:
         return
@@ -42,15 +47,24 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
-    from benchmarks.sweep import sweep
-
-    sweep(arguments.workload, arguments.systems, arguments.num_rounds, arguments.seconds)
+    sweeps = [each for each in SWEEPS if each.workload in arguments.workloads]
+    results = Results.new(arguments.output)
+    if arguments.add:
+        results = Results.read(arguments.output)
+        results.check_same()
+    sweep(sweeps, arguments.systems, results)
+    print(f"Written to {arguments.output}", file=sys.stderr)
 
 
 def _publish(arguments: argparse.Namespace) -> None:
     from benchmarks.publish import publish
 
-    publish(suite=arguments.suite, growth=arguments.growth, gpu=arguments.gpu)
+    publish(
+        suite=arguments.suite,
+        growth=arguments.growth,
+        sweep=arguments.sweep,
+        gpu=arguments.gpu,
+    )
 
 
 def main() -> None:
@@ -69,14 +83,16 @@ def main() -> None:
     run.add_argument("--dry", action="store_true", help="print the plan and stop")
     run.set_defaults(do=_run)
     sweep = commands.add_parser("sweep", help="try settings of the peers")
-    sweep.add_argument("--workload", choices=WORKLOADS, default="translate")
-    sweep.add_argument("--systems", nargs="+", choices=SYSTEMS)
-    sweep.add_argument("--num-rounds", type=int, default=1)
-    sweep.add_argument("--seconds", type=float, default=10.0, help="of each candidate, by the plan")
+    swept = list(dict.fromkeys(each.workload for each in SWEEPS))
+    sweep.add_argument("--workloads", nargs="+", choices=swept, default=swept)
+    sweep.add_argument("--systems", nargs="+", choices=SWEPT, default=SWEPT)
+    sweep.add_argument("--add", action="store_true", help="to what the output has already")
+    sweep.add_argument("--output", type=Path, default=_RESULTS / "sweep.json")
     sweep.set_defaults(do=_sweep)
     publish = commands.add_parser("publish", help="write docs/performance.md from results")
     publish.add_argument("--suite", type=Path, help="take over this run")
     publish.add_argument("--growth", type=Path, help="take over this run")
+    publish.add_argument("--sweep", type=Path, help="take over this run")
     publish.add_argument("--gpu", type=Path, nargs="+", default=[], help="take over these runs")
     publish.set_defaults(do=_publish)
     arguments = parser.parse_args()

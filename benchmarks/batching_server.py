@@ -75,17 +75,25 @@ def take_batch(waiting: list[_Waiting], knobs: Knobs) -> list[_Waiting]:
     """Take from the queue who has waited longest, and who fits beside all of them, oldest first."""
     if not waiting:
         return []
-    batch = waiting[:1]
-    for each in waiting[1:]:
-        if len(batch) == knobs.max_batch_size:
-            break
-        together = [item for item, _ in (*batch, each)]
-        longest = max(together, key=lambda item: item.target_len or 0)
-        if all(fits(item, longest, knobs.length_slack) for item in together):
+    shortest = longest = waiting[0][0]
+    batch: list[_Waiting] = []
+    left: list[_Waiting] = []
+    for each in waiting:
+        item, _ = each
+        shorter = min(shortest, item, key=_target_len)
+        longer = max(longest, item, key=_target_len)
+        fit = all(fits(other, longer, knobs.length_slack) for other in (item, shorter))
+        if fit and len(batch) < knobs.max_batch_size:
+            shortest, longest = shorter, longer
             batch.append(each)
-    taken = {id(each) for each in batch}
-    waiting[:] = [each for each in waiting if id(each) not in taken]
+        else:
+            left.append(each)
+    waiting[:] = left
     return batch
+
+
+def _target_len(item: Item) -> int:
+    return item.target_len or 0
 
 
 def create_app(arguments: PeerArguments) -> FastAPI:

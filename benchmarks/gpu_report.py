@@ -15,13 +15,15 @@ def merged(runs: list[Results]) -> Results:
     """One run made of several: `about` of the first, what all of them measured, what none did.
 
     Raises:
-        ValueError: They differ in the kind of GPU or in settings.
+        ValueError: They differ in the kind of GPU, in settings or in versions.
     """
     first = runs[0]
     kinds = {_kind(run.about) for run in runs}
     if len(kinds) > 1:
         found = "; ".join(sorted(kinds))
-        raise ValueError(f"expected runs on one kind of GPU with the same settings, found {found}")
+        raise ValueError(
+            f"expected runs on one kind of GPU, with the same settings and versions, found {found}"
+        )
     measured = [each for run in runs for each in run.measured]
     known = {(each["workload"], each["system"], each["mode"]) for each in measured}
     missing = [
@@ -35,7 +37,8 @@ def merged(runs: list[Results]) -> Results:
 
 def _kind(about: Mapping[str, Any]) -> str:
     settings = [f"{name} {about['arguments'][name]}" for name in _SETTINGS]
-    return ", ".join([about["gpu"], *settings])
+    packages = [f"{name} {number}" for name, number in about["versions"].items()]
+    return ", ".join([about["gpu"], *settings, *packages])
 
 
 def gpu_section(results: Results) -> str:

@@ -1,6 +1,7 @@
 """A library behind LitServe with its dynamic batching."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import litserve
@@ -25,8 +26,9 @@ class Api(litserve.LitAPI):  # type: ignore[misc] # it carries no types
         self._arguments = arguments
 
     def setup(self, device: str) -> None:
-        """Load the checkpoint, in the worker's process."""
-        self._library = self._arguments.load()
+        """Load the checkpoint, in the worker's process, which decodes a batch at a time."""
+        knobs = replace(self._arguments.knobs, num_workers=1)
+        self._library = replace(self._arguments, knobs=knobs).load()
 
     def decode_request(self, request: dict[str, Any]) -> Item:
         """The request in a body."""

@@ -11,6 +11,7 @@ from typing import Any
 from app.native_libraries import SPIN_COUNT, WAIT_POLICY
 
 _ROOT = Path(__file__).parents[1]
+_CODE = ("app", "model_core", "benchmarks", "pyproject.toml", "constraints.txt")
 _PACKAGES = (
     "tandem-serve",
     "torch",
@@ -49,10 +50,20 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the code that runs, with `-dirty` where it was changed since; empty without git."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """The last one that changed what runs, with `-dirty` where it was changed since.
+
+    Empty without git.
+    """
+    last = _git("log", "-1", "--format=%h")
+    return f"{last}-dirty" if last and _git("status", "--porcelain") else last
+
+
+def _git(*command: str) -> str:
+    """What git says of the code that runs: a page or a test in between changes no figure."""
     try:
-        found = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            ["git", *command, "--", *_CODE], cwd=_ROOT, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return ""
     return found.stdout.strip()

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import inf
 from typing import Any
 
+from benchmarks.libraries import Knobs
 from benchmarks.systems import SYSTEMS, Mode, systems_for
 from benchmarks.workloads import WORKLOADS
 
@@ -26,16 +28,20 @@ class Sizes:
     Attributes:
         offline: Requests that are there at once; 0 leaves the mode out.
         steps: Rows of a decoder step.
-        closed: Requests by concurrency.
+        closed: Requests by concurrency. With three and more for each client, a loop's begin and
+            end, where fewer are there, weigh little.
+        one_round_from: So many clients and more have one round of a closed loop: it is long.
         open_rates: See `Rate`.
         open_s: How long requests arrive at each rate.
         rounds: Of each mode.
-        most_s: A closed loop has at most as many requests as fit into this time, by the estimate.
+        most_s: A closed loop that would take longer, by the estimate, is left out: all systems get
+            the same requests.
     """
 
     offline: int = 0
     steps: tuple[int, ...] = ()
     closed: Mapping[int, int] = field(default_factory=dict)
+    one_round_from: float = inf
     open_rates: tuple[Rate, ...] = ()
     open_s: float = 0.0
     rounds: Mapping[Mode, int] = field(default_factory=dict)
@@ -54,31 +60,32 @@ _FULL = Sizes(
     open_rates=_rates(_SHARES, _SHARES, own=_SHARES),
     open_s=120.0,
     rounds=_FULL_ROUNDS,
-    most_s=600.0,
+    most_s=inf,
 )
 
 PLANS: dict[str, dict[str, Sizes]] = {
     "quick": {
-        "translate-greedy": Sizes(offline=256, rounds=_QUICK_ROUNDS),
-        "summarize": Sizes(offline=16, rounds={"offline": 2}),
+        "translate-greedy": Sizes(offline=144, rounds=_QUICK_ROUNDS),
         "translate": Sizes(
-            offline=192,
+            offline=144,
             steps=(16, 64, 128),
-            closed={1: 12, 8: 40, 32: 96, 128: 192},
+            closed={1: 12, 8: 24, 32: 96, 128: 384},
+            one_round_from=128,
             open_rates=_rates(_SHARES, (0.75, 0.9), own=(0.25, 0.5)),
             open_s=15.0,
             rounds=_QUICK_ROUNDS,
-            most_s=20.0,
+            most_s=90.0,
         ),
-        "translate-even": Sizes(closed={8: 40, 32: 96}, rounds={"closed": 1}, most_s=20.0),
-        "bert2bert": Sizes(offline=8, rounds={"offline": 2}),
+        "translate-even": Sizes(closed={8: 24, 32: 96}, rounds={"closed": 1}, most_s=90.0),
+        "summarize": Sizes(offline=16, steps=(64, 128), rounds={"offline": 2, "steps": 1}),
+        "bert2bert": Sizes(offline=8, steps=(64, 128), rounds={"offline": 2, "steps": 1}),
         "shipped-translate": Sizes(
             offline=128,
-            closed={1: 16, 8: 64, 32: 128, 128: 192},
+            closed={1: 16, 8: 64, 32: 96, 128: 384},
             open_rates=_rates((0.75, 0.9), (0.75,), own=(0.5,)),
             open_s=15.0,
             rounds={"offline": 2, "closed": 1, "open": 1},
-            most_s=30.0,
+            most_s=45.0,
         ),
         "shipped-summarize": Sizes(offline=32, rounds={"offline": 2}),
     },
@@ -115,7 +122,8 @@ class Measurement:
         system: Of `SYSTEMS`.
         round: The systems take turns; counts from 0.
         num_requests: Offline and in a closed loop.
-        setting: `{"concurrency": 8}`, `{"of": "peer", "share": 0.75}`, `{"rows": 64}` or nothing.
+        setting: `{"concurrency": 8}`, `{"of": "peer", "share": 0.75}`, `{"rows": 64}` or nothing;
+            `alone` where a server is set up for one client.
         seconds: Estimate.
     """
 
@@ -129,8 +137,27 @@ class Measurement:
 
     @property
     def stage(self) -> tuple[str, bool]:
-        """Measurements of one workload share the processes that are up, libraries or servers."""
-        return self.workload, self.mode in _OF_SERVERS
+        """Measurements of one checkpoint share the processes that are up, libraries or servers."""
+        return WORKLOADS[self.workload].checkpoint, self.mode in _OF_SERVERS
+
+    @property
+    def is_too_slow(self) -> bool:
+        """Whether a closed loop would take too long for its system."""
+        return self.mode == "closed" and not self.num_requests
+
+    @property
+    def process(self) -> tuple[str, Knobs]:
+        """What is up for it: a system with its settings."""
+        return self.system, SYSTEMS[self.system].knobs_for(self.mode, self.setting)
+
+    def record(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """What results say of it, apart from what came out.
+
+        Args:
+            setting: Its own, with what was not known when it was planned.
+        """
+        names = ("mode", "workload", "system", "round")
+        return {name: getattr(self, name) for name in names} | {"setting": dict(setting)}
 
 
 def plan(
@@ -161,7 +188,11 @@ def _measurements(
 ) -> Iterator[Measurement]:
     for number in range(sizes.rounds.get(mode, 0)):
         for setting in _settings(mode, sizes):
+            if number and setting.get("concurrency", 0) >= sizes.one_round_from:
+                continue
             for system in systems:
+                if setting.get("alone") and SYSTEMS[system].alone is None:
+                    continue
                 num_requests = _num_requests(mode, workload, system, sizes, setting)
                 yield Measurement(
                     mode=mode,
@@ -180,7 +211,8 @@ def _settings(mode: Mode, sizes: Sizes) -> list[dict[str, Any]]:
     if mode == "steps":
         return [{"rows": rows} for rows in sizes.steps]
     if mode == "closed":
-        return [{"concurrency": concurrency} for concurrency in sizes.closed]
+        alone = [{"concurrency": 1, "alone": True}] if 1 in sizes.closed else []
+        return [*({"concurrency": concurrency} for concurrency in sizes.closed), *alone]
     return [{"of": of, "share": share, "open_s": sizes.open_s} for of, share in sizes.open_rates]
 
 
@@ -192,10 +224,9 @@ def _num_requests(
     if mode != "closed":
         return 0
     concurrency = setting["concurrency"]
-    each = request_seconds(workload, system, concurrency)
-    # Fewer than clients would be another concurrency: then it is left out.
-    fitting = min(sizes.closed[concurrency], int(sizes.most_s / each))
-    return fitting if fitting >= concurrency else 0
+    num_requests = sizes.closed[concurrency]
+    seconds = num_requests * request_seconds(workload, system, concurrency)
+    return num_requests if seconds <= sizes.most_s else 0
 
 
 def _seconds(
@@ -234,20 +265,20 @@ def _can_serve(setting: Mapping[str, Any], workload: str, system: str) -> bool:
 _PAIRS = ("bert2bert", "translate-en-de", "summarize-en")
 """CTranslate2 takes none of these: they cost it no time."""
 _MANY = 32
-_STEPS_S = 4.0
+_STEPS_S = 3.0
 _LOAD_S = 2.0
 """Start of the load generator, and the last answers."""
 START_S = 10.0
-"""Start of one system."""
+"""Start of one process."""
 
 _SPEEDS = {
     "tandem": (90e9, 0.015, 2.0),
     "tandem-int8": (130e9, 0.015, 2.0),
     "transformers": (45e9, 0.05, 1.5),
-    "fastapi": (25e9, 0.1, 1.0),
-    "litserve": (35e9, 0.06, 1.3),
-    "ctranslate2": (60e9, 0.01, 1.5),
-    "ctranslate2-int8": (90e9, 0.01, 1.5),
+    "fastapi": (10e9, 0.1, 1.0),
+    "litserve": (20e9, 0.06, 2.0),
+    "ctranslate2": (60e9, 0.01, 4.0),
+    "ctranslate2-int8": (90e9, 0.01, 4.0),
     "products": (180e9, 0.0, 1.0),
 }
 """Of two cores of a server processor: operations per second, seconds of overhead for a request,
@@ -263,7 +294,7 @@ def request_seconds(workload: str, system: str, concurrency: int) -> float:
 
 def seconds_of(measurements: Sequence[Measurement]) -> float:
     """Estimate for measurements, the start of their systems among them."""
-    started = {(each.stage, each.system) for each in measurements}
+    started = {(each.stage, each.process) for each in measurements}
     return sum(each.seconds for each in measurements) + START_S * len(started)
 
 

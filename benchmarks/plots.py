@@ -50,6 +50,8 @@ def throughput_curves(results: Results, workload: str) -> dict[str, Curve]:
     """Median requests per second over the number of clients, for each system."""
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for each in results.of("closed", workload):
+        if each.is_alone:
+            continue
         median = statistics.median(each.requests_per_s)
         curves[each.system].append((each.setting["concurrency"], median))
     return dict(curves)

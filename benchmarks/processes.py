@@ -9,20 +9,22 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import httpx
 
 from app.native_libraries import KEPT_BYTES, NUM_HEAPS, SPIN_COUNT, WAIT_POLICY
+from benchmarks.checkpoints import checkpoint_folder
 from benchmarks.libraries import Knobs
 from benchmarks.load import TIMEOUT_S
-from benchmarks.systems import System
-from benchmarks.workloads import Item, Task
+from benchmarks.systems import SYSTEMS
+from benchmarks.workloads import WORKLOADS, Item
 
 _POLL_S = 0.2
 _START_S = 300.0
+_WARM_UP = 6  # requests
+_WARM_UP_SEED = -1
 
 
 class RefusedError(Exception):
@@ -102,15 +104,14 @@ class Server(_Sleeper):
 
 
 @contextmanager
-def working(name: str, workload: str, knobs: Knobs | None = None) -> Iterator[Worker]:
+def working(name: str, workload: str, knobs: Knobs) -> Iterator[Worker]:
     """A worker that has loaded a system, asleep, until the end of the block.
 
     Raises:
         RefusedError: The system does not take the workload.
     """
     command = [sys.executable, "-m", "benchmarks.worker", "--system", name, "--workload", workload]
-    if knobs is not None:
-        command += ["--knobs", json.dumps(asdict(knobs))]
+    command += ["--knobs", json.dumps(asdict(knobs))]
     with _process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         worker = Worker(process)
         refusal = worker.read()
@@ -121,18 +122,24 @@ def working(name: str, workload: str, knobs: Knobs | None = None) -> Iterator[Wo
 
 
 @contextmanager
-def serving(system: System, folder: Path, task: Task, warm_up: Sequence[Item]) -> Iterator[Server]:
+def serving(name: str, workload: str, knobs: Knobs) -> Iterator[Server]:
     """A server that has answered a few requests, asleep, until the end of the block.
 
     Raises:
-        RefusedError: It ended before it was ready.
+        RefusedError: The system does not take the workload, or ended before it was ready.
     """
+    system, served = replace(SYSTEMS[name], knobs=knobs), WORKLOADS[workload]
+    folder = checkpoint_folder(served.checkpoint)
+    reason = system.library.refusal(folder)
+    if reason:
+        raise RefusedError(reason)
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
-    command = system.command(folder, task, port)
+    command = system.command(folder, served.task, port)
+    warm_up = served.items(_WARM_UP, _WARM_UP_SEED)
     with _process(command, stdin=subprocess.DEVNULL, stdout=sys.stderr) as process:
         _wait_until_ready(process, address + system.ready_path)
-        server = Server(process, f"{address}/{task}")
+        server = Server(process, f"{address}/{served.task}")
         server.send(warm_up, concurrency=len(warm_up))
         yield server
 

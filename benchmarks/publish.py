@@ -5,30 +5,37 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.aims import aims_section
 from benchmarks.gpu_report import gpu_section, merged
 from benchmarks.growth_report import growth_section, plot_growth
 from benchmarks.plots import plot_suite
-from benchmarks.report import suite_section
+from benchmarks.report import suite_section, sweep_section
 from benchmarks.results import Results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 FOLDER = PAGE.with_suffix("")
-KINDS = ("vnni", "avx2")
+KINDS = {"vnni": "with VNNI", "avx2": "without VNNI"}
 """Of processors, with instructions for sums of byte products or not; each keeps its last run."""
 GROWTH = FOLDER / "growth.json"
 GPU = FOLDER / "gpu.json"
+SWEEP = FOLDER / "sweep.json"
 
 
 def publish(
-    *, suite: Path | None = None, growth: Path | None = None, gpu: Sequence[Path] = ()
+    *,
+    suite: Path | None = None,
+    growth: Path | None = None,
+    sweep: Path | None = None,
+    gpu: Sequence[Path] = (),
 ) -> None:
     """Take over the results of runs, where they are named, and write everything anew."""
     if suite is not None:
         kept = suite_of(_kind(Results.read(suite)))
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(suite, kept)
-    if growth is not None:
-        shutil.copyfile(growth, GROWTH)
+    for path, kept in ((growth, GROWTH), (sweep, SWEEP)):
+        if path is not None:
+            shutil.copyfile(path, kept)
     if gpu:
         replace(merged([Results.read(path) for path in gpu]), path=GPU).write()
     suites = {kind: Results.read(suite_of(kind)) for kind in KINDS}
@@ -57,6 +64,9 @@ def render(page: str) -> str:
     for kind in KINDS:
         section = suite_section(Results.read(suite_of(kind)), f"{FOLDER.name}/{kind}")
         page = _between(page, kind, section)
+    suites = {head: Results.read(suite_of(kind)) for kind, head in KINDS.items()}
+    page = _between(page, "aims", aims_section(suites, Results.read(GPU)))
+    page = _between(page, "sweep", sweep_section(Results.read(SWEEP)))
     page = _between(page, "gpu", gpu_section(Results.read(GPU)))
     return _between(page, "growth", growth_section(Results.read(GROWTH)))
 

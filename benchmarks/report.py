@@ -3,9 +3,12 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from benchmarks.results import Results, Series, capacity, figure
 from benchmarks.systems import SYSTEMS
+from benchmarks.workloads import WORKLOADS
 
 UNLOADED_FACTOR = 3
 """An answer is in time within so many times the unloaded latency."""
@@ -42,8 +45,10 @@ def suite_section(results: Results, plots: str) -> str:
         results: Of the run.
         plots: The folder of its plots, as the page names it.
     """
-    parts = [f"Plan `{results.about['plan']}`. {where_from(results.about)}"]
-    for workload in results.workloads:
+    limits = " and then ".join(f"{minutes:g}" for minutes in results.about.get("minutes", []))
+    plan = f"Plan `{results.about['plan']}`" + (f", within {limits} minutes" if limits else "")
+    parts = [f"{plan}. {where_from(results.about)}"]
+    for workload in sorted(results.workloads, key=list(WORKLOADS).index):
         parts.append(f"### `{workload}`\n\n{_sentence(results.about['workloads'][workload])}")
         parts += [part for part in _parts(results, workload, plots) if part]
     return "\n\n".join(parts)
@@ -55,7 +60,7 @@ def _sentence(text: str) -> str:
 
 def _parts(results: Results, workload: str, plots: str) -> list[str]:
     return [
-        _titled("Offline: all requests at once.", offline_table(results, workload)),
+        _titled(_offline_title(results, workload), offline_table(results, workload)),
         _titled("One decoder step.", steps_table(results, workload)),
         _titled("Closed loop, over HTTP.", closed_table(results, workload)),
         _picture(results, workload, "closed", "throughput", plots),
@@ -94,6 +99,13 @@ def _ratio(found: Sequence[Series], each: Series, of: Callable[[Series], list[fl
     if tandem is None:
         return ""
     return figure(statistics.median(of(tandem)) / statistics.median(of(each)))
+
+
+def _offline_title(results: Results, workload: str) -> str:
+    counts = {
+        each["num_requests"] for series in results.of("offline", workload) for each in series.rounds
+    }
+    return f"Offline: {' or '.join(map(str, sorted(counts)))} requests at once."
 
 
 def offline_table(results: Results, workload: str) -> str:
@@ -147,7 +159,7 @@ def closed_table(results: Results, workload: str) -> str:
             rows.append(
                 [
                     str(concurrency),
-                    each.system,
+                    f"{each.system}, set up for one" if each.is_alone else each.system,
                     figure(median),
                     each.spread(each.requests_per_s),
                     ratio,
@@ -208,7 +220,7 @@ def goodput(series: Series, bound_s: float) -> float:
 def unloaded_p95_s(results: Results, workload: str, system: str) -> float | None:
     """95th percentile of the latency at concurrency 1, where it was measured."""
     for each in results.of("closed", workload):
-        if each.system == system and each.setting["concurrency"] == 1:
+        if each.system == system and each.setting == {"concurrency": 1}:
             return each.percentile_s(95)
     return None
 
@@ -226,29 +238,87 @@ def sustained_table(results: Results, workload: str) -> str:
     for name in systems:
         unloaded = unloaded_p95_s(results, workload, name)
         if unloaded is not None:
-            points = sorted(
-                (each.setting["rate"], each.percentile_s(95))
-                for each in results.of("open", workload)
-                if each.system == name
-            )
-            shown = sustained(points, UNLOADED_FACTOR * unloaded)
+            shown = str(sustained_rate(results, workload, name))
             peak = figure(capacity(results, workload, name))
             rows.append([_named(name), _ms(unloaded), shown, peak])
     head = ["system", "unloaded p95 ms", "sustained requests/s", "capacity, requests/s"]
     return markdown(head, rows) if rows else ""
 
 
-def sustained(points: Sequence[tuple[float, float]], bound_s: float) -> str:
+@dataclass(frozen=True)
+class Bound:
+    """What is known of a figure.
+
+    Attributes:
+        words: `at least`, `below`, or nothing where the figure itself is known.
+        value: Of the figure, or of its bound.
+    """
+
+    words: Literal["at least", "below", ""]
+    value: float
+
+    def __str__(self) -> str:
+        """Words and value."""
+        return f"{self.words} {figure(self.value)}".lstrip()
+
+
+def sustained_rate(results: Results, workload: str, system: str) -> Bound | None:
+    """The highest rate at which p95 stays near the unloaded one; None where it was not measured."""
+    unloaded = unloaded_p95_s(results, workload, system)
+    points = sorted(
+        (each.setting["rate"], each.percentile_s(95))
+        for each in results.of("open", workload)
+        if each.system == system
+    )
+    return sustained(points, UNLOADED_FACTOR * unloaded) if points and unloaded else None
+
+
+def sustained(points: Sequence[tuple[float, float]], bound_s: float) -> Bound:
     """Where p95 over rate, measured at some rates, crosses a bound, on the line between two."""
     before: tuple[float, float] | None = None
     for rate, p95 in points:
         if p95 > bound_s:
             if before is None:
-                return f"below {figure(rate)}"
+                return Bound("below", rate)
             share = (bound_s - before[1]) / (p95 - before[1])
-            return figure(before[0] + share * (rate - before[0]))
+            return Bound("", before[0] + share * (rate - before[0]))
         before = (rate, p95)
-    return f"at least {figure(before[0])}" if before else ""
+    return Bound("at least", points[-1][0])
+
+
+def sweep_section(results: Results) -> str:
+    """What became of each setting of the peers, the best first."""
+    found = [series for mode in ("offline", "closed") for series in results.of(mode)]
+    by_system: dict[tuple[str, str, int | None], list[Series]] = defaultdict(list)
+    for each in found:
+        clients = each.setting.get("concurrency")
+        by_system[each.workload, each.system, clients].append(each)
+    rows = [
+        [
+            f"`{workload}`",
+            system,
+            "all at once" if clients is None else f"{clients} clients",
+            "yes" if _is_chosen(each) else "",
+            *(str(each.setting[name]) for name in ("num_workers", "num_threads")),
+            str(each.setting["max_batch_size"]),
+            f"{each.setting['length_slack']:.0%}",
+            f"{each.setting['wait_ms']:g}",
+            figure(statistics.median(each.tokens_per_s)),
+            each.spread(each.tokens_per_s),
+        ]
+        for (workload, system, clients), alike in by_system.items()
+        for each in sorted(alike, key=lambda each: -statistics.median(each.tokens_per_s))
+    ]
+    head = ["workload", "system", "requests", "chosen", "batches side by side", "threads of each"]
+    head += ["batch size", "slack", "wait, ms", "tokens/s", "least to most"]
+    return f"{where_from(results.about)}\n\n{markdown(head, rows, num_words=4)}"
+
+
+def _is_chosen(series: Series) -> bool:
+    """Whether the suite measures a system with these settings."""
+    mode = series.rounds[0]["mode"]
+    knobs = asdict(SYSTEMS[series.system].knobs_for(mode, series.setting))
+    return knobs.items() <= series.setting.items()
 
 
 def missing_list(results: Results, workload: str) -> str:

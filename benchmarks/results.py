@@ -141,6 +141,11 @@ class Series:
         return [latency for each in self.rounds for latency in each["latencies_s"]]
 
     @property
+    def is_alone(self) -> bool:
+        """Whether a server was set up for one client."""
+        return bool(self.setting.get("alone"))
+
+    @property
     def num_failed(self) -> int:
         """Calls without an answer."""
         return sum(each["num_failed"] for each in self.rounds)

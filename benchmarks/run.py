@@ -8,15 +8,13 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.checkpoints import checkpoint_folder
+from benchmarks.libraries import Knobs
 from benchmarks.plan import START_S, Measurement, seconds_of, stages
 from benchmarks.processes import RefusedError, Server, Worker, serving, working
 from benchmarks.results import Results, capacity
 from benchmarks.systems import SYSTEMS
 from benchmarks.workloads import WORKLOADS
 
-_WARM_UP = 6  # requests
-_WARM_UP_SEED = -1
 _NO_TIME = "no time was left"
 
 
@@ -46,30 +44,40 @@ class Clock:
 
 
 def run(measurements: Sequence[Measurement], results: Results, limit_s: float | None) -> None:
-    """Measure everything for which there is time."""
-    clock = Clock(limit_s, seconds_of(measurements))
-    for stage in stages(measurements):
-        (workload, is_served) = stage[0].stage
-        systems = list(dict.fromkeys(each.system for each in stage))
-        if not clock.has_time_for(START_S * len(systems)):
+    """Measure everything for which there is time.
+
+    Args:
+        measurements: In order; see `plan`.
+        results: Where they go. What an earlier run had no time for is no longer listed there.
+        limit_s: Nothing begins that would end later, by the estimate; None for no limit.
+    """
+    results.missing = [each for each in results.missing if each["reason"] != _NO_TIME]
+    for each in measurements:
+        if each.is_too_slow:
+            reason = f"concurrency {each.setting['concurrency']} would take too long"
+            results.leave_out(each.workload, each.system, each.mode, reason)
+    feasible = [each for each in measurements if not each.is_too_slow]
+    clock = Clock(limit_s, seconds_of(feasible))
+    for stage in stages(feasible):
+        _, is_served = stage[0].stage
+        start_s = START_S * len({each.process for each in stage})
+        if not clock.has_time_for(start_s):
             _no_time(results, stage)
             continue
         with ExitStack() as stack:
             start = _start_server if is_served else _start_worker
-            up = _start_all(start, workload, systems, results, stack, stage[0].mode)
-            clock.done(START_S * len(systems))
-            for each in stage:
-                if each.system in up:
-                    _take(each, up[each.system], results, clock)
+            up = _start_all(start, stage, results, stack)
+            clock.done(start_s)
+            _take_all([each for each in stage if each.process in up], up, results, clock)
+    results.write()
 
 
 def resumed(measurements: Sequence[Measurement], results: Results) -> list[Measurement]:
-    """What results lack of a plan; they no longer say that there was no time for it."""
+    """What results lack of a plan."""
     known = {
         _key(each["mode"], each["workload"], each["system"], each["round"], each["setting"])
         for each in results.measured
     }
-    results.missing = [each for each in results.missing if each["reason"] != _NO_TIME]
     return [
         each
         for each in measurements
@@ -89,41 +97,57 @@ def _named(setting: Mapping[str, Any]) -> str:
 
 
 def _start_all(
-    start: Callable[[str, str, ExitStack], Any],
-    workload: str,
-    systems: Sequence[str],
+    start: Callable[[Measurement, ExitStack], Any],
+    stage: Sequence[Measurement],
     results: Results,
     stack: ExitStack,
-    mode: str,
-) -> dict[str, Any]:
-    up = {}
-    for system in systems:
-        try:
-            up[system] = start(system, workload, stack)
-        except RefusedError as error:
-            results.leave_out(workload, system, mode, str(error))
+) -> dict[tuple[str, Knobs], Any]:
+    """The processes of a stage; the first of its workloads warms them up."""
+    up: dict[tuple[str, Knobs], Any] = {}
+    refused: dict[tuple[str, Knobs], str] = {}
+    for each in stage:
+        if each.process not in up and each.process not in refused:
+            try:
+                up[each.process] = start(each, stack)
+            except RefusedError as error:
+                refused[each.process] = str(error)
+        if each.process in refused:
+            results.leave_out(each.workload, each.system, each.mode, refused[each.process])
     return up
 
 
-def _start_worker(system: str, workload: str, stack: ExitStack) -> Worker:
-    return stack.enter_context(working(system, workload))
+def _start_worker(each: Measurement, stack: ExitStack) -> Worker:
+    _, knobs = each.process
+    return stack.enter_context(working(each.system, each.workload, knobs))
 
 
-def _start_server(system: str, workload: str, stack: ExitStack) -> Server:
-    served = WORKLOADS[workload]
-    folder = checkpoint_folder(served.checkpoint)
-    reason = SYSTEMS[system].library.refusal(folder)
-    if reason:
-        raise RefusedError(reason)
-    items = served.items(_WARM_UP, _WARM_UP_SEED)
-    return stack.enter_context(serving(SYSTEMS[system], folder, served.task, items))
+def _start_server(each: Measurement, stack: ExitStack) -> Server:
+    _, knobs = each.process
+    return stack.enter_context(serving(each.system, each.workload, knobs))
+
+
+def _take_all(
+    measurements: Sequence[Measurement],
+    up: Mapping[tuple[str, Knobs], Any],
+    results: Results,
+    clock: Clock,
+) -> None:
+    """Measurements in turn.
+
+    Once there is no time for one of a workload, there is none for its later ones: their rates
+    follow from capacities, which must be whole.
+    """
+    cut: set[str] = set()
+    for each in measurements:
+        if each.workload in cut or not clock.has_time_for(each.seconds):
+            cut.add(each.workload)
+            _no_time(results, [each])
+        else:
+            _take(each, up[each.process], results, clock)
 
 
 def _take(each: Measurement, process: Any, results: Results, clock: Clock) -> None:
     """One measurement, unless there is a reason against it."""
-    if not clock.has_time_for(each.seconds):
-        _no_time(results, [each])
-        return
     setting = dict(each.setting)
     if each.mode == "open":
         setting["rate"] = _rate(each, results)
@@ -133,29 +157,31 @@ def _take(each: Measurement, process: Any, results: Results, clock: Clock) -> No
     if reason:
         results.leave_out(each.workload, each.system, each.mode, reason)
         return
-    found = _measure(each, process, setting)
-    known = {
-        "mode": each.mode,
-        "workload": each.workload,
-        "system": each.system,
-        "round": each.round,
-        "setting": setting,
-    }
-    results.add(known | found)
+    found = measure(each, process, setting)
+    results.add(each.record(setting) | found)
     line = f"{each.mode} {each.workload} {each.system} {setting or ''}: {found['seconds']:.3g} s"
     print(f"{line}, planned {each.seconds:.0f}; {clock.done(each.seconds)}", file=sys.stderr)
 
 
-def _measure(each: Measurement, process: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
+def measure(each: Measurement, process: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """What comes out of one measurement.
+
+    Args:
+        each: What is measured.
+        process: A `Worker`, or for loops a `Server`.
+        setting: Of the measurement, with the rate of an open loop.
+    """
     items = WORKLOADS[each.workload].items
     if each.mode == "offline":
-        answer: dict[str, Any] = process.ask(decode=each.num_requests, seed=each.round)
+        answer: dict[str, Any] = process.ask(
+            workload=each.workload, decode=each.num_requests, seed=each.round
+        )
         return answer | {"num_requests": each.num_requests}
     if each.mode == "steps":
-        stepped: dict[str, Any] = process.ask(steps=setting["rows"])
+        stepped: dict[str, Any] = process.ask(workload=each.workload, steps=setting["rows"])
         return stepped
-    # New texts in every round and setting: nobody shall answer from memory.
-    seed = hash_of(each.mode, each.round, setting)
+    # New texts in every workload, round and setting: nobody shall answer from memory.
+    seed = hash_of(each, setting)
     if each.mode == "closed":
         sent: dict[str, Any] = process.send(
             items(each.num_requests, seed), concurrency=setting["concurrency"]
@@ -166,9 +192,10 @@ def _measure(each: Measurement, process: Any, setting: Mapping[str, Any]) -> dic
     return opened
 
 
-def hash_of(mode: str, number: int, setting: Mapping[str, Any]) -> int:
-    """A seed that every system shares, and no other round or setting."""
-    return random.Random(f"{mode} {number} {_named(setting)}").getrandbits(32)
+def hash_of(each: Measurement, setting: Mapping[str, Any]) -> int:
+    """A seed that every system shares, and no other workload, round or setting."""
+    name = f"{each.workload} {each.mode} {each.round} {_named(setting)}"
+    return random.Random(name).getrandbits(32)
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
@@ -201,8 +228,6 @@ def _is_measured(each: Measurement, rate: float, results: Results) -> bool:
 
 
 def _reason_against(each: Measurement, setting: Mapping[str, Any], results: Results) -> str:
-    if each.mode == "closed" and not each.num_requests:
-        return f"concurrency {setting['concurrency']} would take too long"
     if each.mode != "open":
         return ""
     own = capacity(results, each.workload, each.system)
@@ -224,6 +249,7 @@ def settings_of(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
         name: {
             "knobs": asdict(SYSTEMS[name].knobs),
             "offline": asdict(SYSTEMS[name].offline or SYSTEMS[name].knobs),
+            "alone": asdict(SYSTEMS[name].alone or SYSTEMS[name].knobs),
         }
         for name in systems
     }

@@ -1,63 +1,132 @@
-"""Tries settings of the peers in a closed loop, to find its best.
+"""Tries settings of the peers, to find the best of each.
 
 `python -m benchmarks sweep`: the candidates of a system take turns, with the same requests.
 """
 
-import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from benchmarks.checkpoints import checkpoint_folder
 from benchmarks.libraries import Knobs
-from benchmarks.plan import request_seconds
-from benchmarks.processes import serving
-from benchmarks.systems import SYSTEMS
-from benchmarks.workloads import WORKLOADS
+from benchmarks.plan import Measurement
+from benchmarks.processes import RefusedError, serving, working
+from benchmarks.results import Results
+from benchmarks.run import measure
+from benchmarks.systems import SYSTEMS, Mode
 
-_CONCURRENCY = 32
-_WAITS_MS = (0.0, 20.0)
+_USES = ((2, 1), (1, 2))  # threads of one batch, and batches side by side
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which systems are tried on what.
+
+    Attributes:
+        mode: `offline` or `closed`.
+        workload: Of `WORKLOADS`.
+        systems: Of `SYSTEMS`.
+        num_requests: For each candidate.
+        num_rounds: How often.
+        setting: `{"concurrency": 64}` of a closed loop.
+        batch_sizes: To try with each use of the cores.
+        slacks: Length slacks to try beside each system's own.
+        waits_ms: Waits to try beside each server's own.
+    """
+
+    mode: Mode
+    workload: str
+    systems: Sequence[str]
+    num_requests: int
+    num_rounds: int
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    batch_sizes: Sequence[int] = ()
+    slacks: Sequence[float] = ()
+    waits_ms: Sequence[float] = ()
+
+
+_CTRANSLATE2 = ("ctranslate2", "ctranslate2-int8")
+_BATCH_SIZES = (16, 32, 64)
 _SLACKS = (0.0, 0.25, 0.5)
-_THREADS = ((2, 1), (1, 2))  # of one batch, and batches side by side
-_DEFAULT = ("litserve", "ctranslate2", "ctranslate2-int8")
+SWEEPS = (
+    # Where targets are of one length, or not forced, batches can be large.
+    Sweep(
+        *("closed", "translate-even", _CTRANSLATE2, 128, 2, {"concurrency": 64}),
+        batch_sizes=_BATCH_SIZES,
+        waits_ms=(20.0,),
+    ),
+    Sweep(
+        *("closed", "shipped-translate", ("litserve",), 128, 2, {"concurrency": 64}),
+        batch_sizes=_BATCH_SIZES,
+        waits_ms=(20.0,),
+    ),
+    Sweep(
+        *("closed", "translate", ("litserve", *_CTRANSLATE2), 96, 1, {"concurrency": 32}),
+        slacks=_SLACKS,
+    ),
+    Sweep(
+        *("offline", "translate", ("transformers", *_CTRANSLATE2), 96, 1, {}),
+        batch_sizes=_BATCH_SIZES,
+        slacks=_SLACKS,
+    ),
+)
+"""Three quarters of an hour on two cores."""
+SWEPT = tuple(dict.fromkeys(name for each in SWEEPS for name in each.systems))
 
 
-def candidates(base: Knobs) -> list[Knobs]:
-    """Each wait, length slack and use of two cores with the others."""
-    return [
-        replace(base, wait_ms=wait, length_slack=slack, num_threads=threads, num_workers=workers)
-        for threads, workers in _THREADS
-        for wait in _WAITS_MS
-        for slack in _SLACKS
+def candidates(base: Knobs, swept: Sweep) -> list[Knobs]:
+    """The base; each use of two cores with each size of batches; the other slacks and waits.
+
+    Args:
+        base: What is not tried is as here.
+        swept: Names what is tried.
+    """
+    found = [base]
+    found += [
+        replace(base, num_threads=threads, num_workers=workers, max_batch_size=size)
+        for threads, workers in _USES
+        for size in swept.batch_sizes
     ]
+    found += [replace(base, length_slack=slack) for slack in swept.slacks]
+    found += [replace(base, wait_ms=wait) for wait in swept.waits_ms]
+    return list(dict.fromkeys(found))
 
 
-def sweep(workload: str, systems: Sequence[str] | None, num_rounds: int, seconds: float) -> None:
-    """Print requests per second of each candidate, best first."""
-    for system in systems or _DEFAULT:
-        tried = _try(system, workload, num_rounds, seconds)
-        print(f"\n{system}, {workload}, {_CONCURRENCY} clients")
-        for knobs, rates in sorted(tried.items(), key=lambda pair: -statistics.median(pair[1])):
-            shown = ", ".join(f"{rate:.2f}" for rate in rates)
-            print(
-                f"{shown:20} requests/s: wait {knobs.wait_ms:g} ms, slack {knobs.length_slack:g}, "
-                f"{knobs.num_workers} batches of {knobs.num_threads} threads"
-            )
+def sweep(sweeps: Sequence[Sweep], systems: Sequence[str], to: Results) -> None:
+    """Measure each candidate of the systems that are named, in each round."""
+    for each in sweeps:
+        for name in each.systems:
+            if name in systems:
+                for number in range(each.num_rounds):
+                    try:
+                        for measured in _round(each, name, number):
+                            to.add(measured)
+                    except RefusedError as error:
+                        to.leave_out(each.workload, name, each.mode, str(error))
 
 
-def _try(name: str, workload: str, num_rounds: int, seconds: float) -> dict[Knobs, list[float]]:
-    """Requests per second of each candidate in each round."""
-    served = WORKLOADS[workload]
-    folder = checkpoint_folder(served.checkpoint)
-    num_requests = int(seconds / request_seconds(workload, name, _CONCURRENCY))
-    found: dict[Knobs, list[float]] = defaultdict(list)
-    for number in range(num_rounds):
-        items = served.items(max(_CONCURRENCY, num_requests), seed=number)
-        for knobs in candidates(SYSTEMS[name].knobs):  # one at a time: all are too large together
-            system = replace(SYSTEMS[name], knobs=knobs)
-            with serving(system, folder, served.task, served.items(4, seed=-1)) as server:
-                run = server.send(items, concurrency=_CONCURRENCY)
-            found[knobs].append(len(run["latencies_s"]) / run["seconds"])
-            print(f"{name} {knobs}: {found[knobs][-1]:.2f}", file=sys.stderr)
-    return found
+def _round(swept: Sweep, name: str, number: int) -> Iterator[dict[str, Any]]:
+    system = SYSTEMS[name]
+    base = system.knobs_for(swept.mode, swept.setting)
+    for knobs in candidates(base, swept):  # one at a time: all are too large together
+        each = Measurement(
+            mode=swept.mode,
+            workload=swept.workload,
+            system=name,
+            round=number,
+            num_requests=swept.num_requests,
+            setting=swept.setting,
+            seconds=0.0,
+        )
+        with _started(swept, name, knobs) as process:
+            measured = measure(each, process, swept.setting)
+        setting = dict(swept.setting) | asdict(knobs)
+        print(f"{name} {setting}: {measured['seconds']:.1f} s", file=sys.stderr)
+        yield each.record(setting) | measured
+
+
+def _started(swept: Sweep, name: str, knobs: Knobs) -> AbstractContextManager[Any]:
+    if swept.mode == "offline":
+        return working(name, swept.workload, knobs)
+    return serving(name, swept.workload, knobs)

@@ -1,17 +1,16 @@
 """The one table of systems: what decodes, what serves, and with which settings.
 
-`python -m benchmarks sweep` tries other knobs of the servers. For 32 requests of `translate` on two
-cores a slack of a quarter took CTranslate2 a tenth less processor time than batches of equal
-lengths, and two batches of one thread took less than one of two. A server keeps its threads
-together, which is what a request that is alone wants.
+The settings of the peers are those that did best in `python -m benchmarks sweep`, whose table is
+in docs/performance.md: two batches side by side. Only a request that is alone is answered faster by
+all threads together, so that a server with these is measured for one client, too.
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.libraries import CTranslate2, Knobs, Library, Tandem, Transformers
 from benchmarks.limits import Products
@@ -27,8 +26,9 @@ class System:
     Attributes:
         library: What decodes.
         knobs: Its settings.
-        offline: Its settings where all requests are there at once, if they are others.
         server: Makes the command of its server, None where it is a library only.
+        offline: Its settings where all requests are there at once, if they are others.
+        alone: Those of its server where one client is all there is, if others are better then.
         decodes_offline: Whether it is measured offline too, or only as a server.
         ready_path: Answers 200 once the server is ready.
         is_ours: Tandem, as against its peers.
@@ -38,9 +38,18 @@ class System:
     knobs: Knobs
     server: Command | None = None
     offline: Knobs | None = None
+    alone: Knobs | None = None
     decodes_offline: bool = True
     ready_path: str = "/health"
     is_ours: bool = False
+
+    def knobs_for(self, mode: "Mode", setting: Mapping[str, Any]) -> Knobs:
+        """Its settings for a mode and a setting of `Measurement`."""
+        if mode in ("offline", "steps"):  # one process for both
+            return self.offline or self.knobs
+        if setting.get("alone"):
+            return self.alone or self.knobs
+        return self.knobs
 
     def command(self, folder: Path, task: Task, port: int) -> list[str]:
         """Starts the server on 127.0.0.1."""
@@ -82,10 +91,10 @@ def _peer_server(module: str) -> Command:
 
 _BATCHING = _peer_server("benchmarks.batching_server")
 _LITSERVE = _peer_server("benchmarks.litserve_server")
-_STATIC = Knobs(length_slack=0.25)
-_SIDE_BY_SIDE = replace(_STATIC, num_threads=1, num_workers=_STATIC.num_threads)
+_TOGETHER = Knobs(length_slack=0.25)
+_SIDE_BY_SIDE = replace(_TOGETHER, num_threads=1, num_workers=_TOGETHER.num_threads)
 _OURS = System(Tandem, Knobs(), _tandem_server, _SIDE_BY_SIDE, ready_path="/ready", is_ours=True)
-_CTRANSLATE2 = System(CTranslate2, _STATIC, _BATCHING, _SIDE_BY_SIDE)
+_CTRANSLATE2 = System(CTranslate2, _SIDE_BY_SIDE, _BATCHING, alone=_TOGETHER)
 
 LIBRARIES: dict[str, type[Library]] = {
     "tandem": Tandem,
@@ -100,14 +109,16 @@ SYSTEMS: dict[str, System] = {
     "tandem-int8": replace(
         _OURS, knobs=Knobs(dtype="int8"), offline=replace(_SIDE_BY_SIDE, dtype="int8")
     ),
-    "transformers": System(Transformers, _STATIC),
+    "transformers": System(Transformers, _SIDE_BY_SIDE),
     "fastapi": System(Transformers, Knobs(max_batch_size=1), _BATCHING, decodes_offline=False),
-    "litserve": System(Transformers, _STATIC, _LITSERVE, decodes_offline=False),
+    "litserve": System(
+        Transformers, _SIDE_BY_SIDE, _LITSERVE, alone=_TOGETHER, decodes_offline=False
+    ),
     "ctranslate2": _CTRANSLATE2,
     "ctranslate2-int8": replace(
         _CTRANSLATE2,
-        knobs=replace(_STATIC, dtype="int8"),
-        offline=replace(_SIDE_BY_SIDE, dtype="int8"),
+        knobs=replace(_SIDE_BY_SIDE, dtype="int8"),
+        alone=replace(_TOGETHER, dtype="int8"),
     ),
     "products": System(Products, Knobs(), offline=_SIDE_BY_SIDE),
 }

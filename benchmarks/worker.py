@@ -1,8 +1,8 @@
 """A process that has loaded a library and decodes when it is told to.
 
-Every line of standard input is a JSON object, `{"decode": num_items, "seed": seed}` or
-`{"steps": rows}`; every answer is one line. The first line that it writes says why it cannot, or
-nothing.
+Every line of standard input is a JSON object with a `workload`, one of those with the checkpoint
+that was loaded, and `{"decode": num_items, "seed": seed}` or `{"steps": rows}`; every answer is one
+line. The first line that it writes says why it cannot, or nothing.
 """
 
 import argparse
@@ -75,22 +75,19 @@ def _timed(call: Any) -> float:
 
 
 def answer(
-    library: Library,
-    load_alone: Callable[[], Library],
-    workload: Workload,
-    lines: Iterator[str],
+    library: Library, load_alone: Callable[[], Library], lines: Iterator[str]
 ) -> Iterator[dict[str, Any]]:
     """The answers to lines of standard input.
 
     Args:
         library: Decodes.
         load_alone: Gives the same library in this process and with all threads, for single steps.
-        workload: Of the requests.
         lines: See above.
     """
     alone: Library | None = None
     for line in lines:
         order = json.loads(line)
+        workload = WORKLOADS[order["workload"]]
         if "steps" in order:
             alone = alone or load_alone()
             assert isinstance(alone, Tandem | Products)
@@ -104,22 +101,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--system", choices=SYSTEMS, required=True)
     parser.add_argument("--workload", choices=WORKLOADS, required=True)
-    parser.add_argument("--knobs", type=json.loads, default=None)
+    parser.add_argument("--knobs", type=json.loads, required=True)
     arguments = parser.parse_args()
     system, workload = SYSTEMS[arguments.system], WORKLOADS[arguments.workload]
-    knobs = system.offline or system.knobs
-    if arguments.knobs is not None:
-        knobs = Knobs(**arguments.knobs)
     load = partial(system.library, checkpoint_folder(workload.checkpoint), workload.task)
     try:
-        library = load(knobs)
+        library = load(Knobs(**arguments.knobs))
         library.decode(workload.items(2, seed=-1))  # warm-up
         freeze_heap()  # as our server does; for all systems
     except (ImportError, ValueError) as error:
         print(json.dumps(str(error)), flush=True)
         return
     print(json.dumps(""), flush=True)
-    for result in answer(library, partial(load, system.knobs), workload, sys.stdin):
+    for result in answer(library, partial(load, system.knobs), sys.stdin):
         print(json.dumps(result), flush=True)
     gc.unfreeze()  # extensions complain at exit of what was not collected
 

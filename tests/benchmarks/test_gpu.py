@@ -80,6 +80,7 @@ def test_what_fails_is_named_and_ends_nothing_else(
         ("dtype", "float16", "dtype float16"),
         ("num_running", "64", "num_running 64"),
         ("max_encode_tokens", "8192", "max_encode_tokens 8192"),
+        ("torch", "2.13.0", "torch 2.13.0"),
     ],
 )
 def test_runs_on_several_kinds_of_gpu_or_with_other_settings_are_not_mixed(
@@ -87,8 +88,9 @@ def test_runs_on_several_kinds_of_gpu_or_with_other_settings_are_not_mixed(
 ) -> None:
     def run(**changed: str) -> Results:
         settings = {"dtype": "bfloat16", "num_running": "128", "max_encode_tokens": "4096"}
-        settings |= {"gpu": "H200"} | changed
-        return Results(None, {"gpu": settings.pop("gpu"), "arguments": settings}, [], [])
+        settings |= {"gpu": "H200", "torch": "2.11.0"} | changed
+        about = {"gpu": settings.pop("gpu"), "versions": {"torch": settings.pop("torch")}}
+        return Results(None, about | {"arguments": settings}, [], [])
 
     assert merged([run(), run()]).about == run().about
     with pytest.raises(ValueError, match=found):

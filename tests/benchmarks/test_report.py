@@ -22,7 +22,8 @@ from benchmarks.results import Results, figure
 
 
 def offline(system: str, seconds: float, number: int) -> dict[str, Any]:
-    return known("offline", system, number, {}) | {"tokens": 1000, "seconds": seconds}
+    found = {"tokens": 1000, "seconds": seconds, "num_requests": 4}
+    return known("offline", system, number, {}) | found
 
 
 def served(
@@ -120,9 +121,9 @@ def test_open_shows_goodput_within_three_times_the_best_unloaded_latency(results
 
 
 def test_sustained_is_where_latency_crosses_its_bound(results: Results) -> None:
-    assert sustained([(1.0, 0.1), (2.0, 0.2)], 0.3) == "at least 2.00"
-    assert sustained([(2.0, 0.2), (4.0, 0.4)], 0.3) == "3.00"
-    assert sustained([(2.0, 0.5)], 0.3) == "below 2.00"
+    assert str(sustained([(1.0, 0.1), (2.0, 0.2)], 0.3)) == "at least 2.00"
+    assert str(sustained([(2.0, 0.2), (4.0, 0.4)], 0.3)) == "3.00"
+    assert str(sustained([(2.0, 0.5)], 0.3)) == "below 2.00"
     assert "| tandem | 100 | 2.67 | 5.00 |" in sustained_table(results, "translate")
 
 
@@ -132,6 +133,7 @@ def test_the_section_names_what_is_missing_and_where_the_sender_was_late(results
     assert "- litserve, open: it is slow." in section
     assert "- litserve, closed, concurrency 1" in section
     assert "2 cores of P" in section
+    assert "Offline: 4 requests at once." in section
 
 
 def test_results_survive_their_file(results: Results, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import run as runs
-from benchmarks.plan import PLANS, Measurement, Sizes, describe, plan, seconds_of
+from benchmarks.plan import PLANS, Measurement, Sizes, describe, plan, seconds_of, stages
 from benchmarks.processes import RefusedError, _process, _Sleeper
 from benchmarks.results import Results
 from benchmarks.run import poisson, resumed, run
@@ -47,12 +47,45 @@ def test_the_full_plan_has_every_workload_mode_and_system() -> None:
             assert {system for w, m, system in found if (w, m) == (workload, mode)} == set(
                 systems_for(mode)
             )
+    assert not any(each.is_too_slow for each in measurements)
 
 
 def test_a_system_too_slow_for_a_concurrency_is_not_given_fewer_requests_than_clients() -> None:
     sizes = Sizes(closed={1: 4, 32: 64}, rounds={"closed": 1}, most_s=10)
-    found = plan({"translate": sizes}, ["fastapi"], MODES)
-    assert [each.num_requests for each in found] == [4, 0]
+    found = plan({"translate": sizes}, ["fastapi", "tandem"], MODES)
+    assert [(each.system, each.num_requests) for each in found] == [
+        *(("tandem", 4), ("fastapi", 4), ("tandem", 64), ("fastapi", 0))
+    ]
+
+
+def test_many_clients_may_have_one_round() -> None:
+    sizes = Sizes(closed={8: 8, 32: 32}, one_round_from=32, rounds={"closed": 2})
+    found = plan({"translate": sizes}, ["tandem"], MODES)
+    assert [each.setting["concurrency"] for each in found] == [8, 32, 8]
+
+
+def test_a_server_is_also_set_up_for_one_client_where_that_is_another_setting() -> None:
+    sizes = Sizes(closed={1: 4, 8: 8}, rounds={"closed": 1})
+    found = plan({"translate": sizes}, ["tandem", "ctranslate2"], MODES)
+    assert [(each.setting["concurrency"], each.process) for each in found] == [
+        (1, ("tandem", SYSTEMS["tandem"].knobs)),
+        (1, ("ctranslate2", SYSTEMS["ctranslate2"].knobs)),
+        (8, ("tandem", SYSTEMS["tandem"].knobs)),
+        (8, ("ctranslate2", SYSTEMS["ctranslate2"].knobs)),
+        (1, ("ctranslate2", SYSTEMS["ctranslate2"].alone)),
+    ]
+
+
+def test_a_checkpoint_is_loaded_once_for_its_workloads() -> None:
+    each = Sizes(offline=4, closed={1: 4}, rounds={"offline": 1, "closed": 1}, most_s=100)
+    names = ("translate-greedy", "translate", "bert2bert")
+    found = list(stages(plan(dict.fromkeys(names, each), ["tandem"], MODES)))
+    assert [[(m.workload, m.mode) for m in stage] for stage in found] == [
+        [("translate-greedy", "offline"), ("translate", "offline")],
+        [("bert2bert", "offline")],
+        [("translate-greedy", "closed"), ("translate", "closed")],
+        [("bert2bert", "closed")],
+    ]
 
 
 class FakeProcess:
@@ -61,7 +94,7 @@ class FakeProcess:
     def __init__(self, system: str) -> None:
         self.rate = 10.0 if system == "tandem" else 5.0
 
-    def ask(self, **order: int) -> dict[str, Any]:
+    def ask(self, **order: Any) -> dict[str, Any]:
         return {"seconds": 1.0, "tokens": 10 * order.get("decode", 0)}
 
     def send(self, items: Sequence[Item], **how: Any) -> dict[str, Any]:
@@ -72,10 +105,10 @@ class FakeProcess:
 
 @pytest.fixture
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(system: str, workload: str, stack: Any) -> FakeProcess:
-        if system == "litserve":
+    def start(each: Measurement, stack: Any) -> FakeProcess:
+        if each.system == "litserve":
             raise RefusedError("it is not installed")
-        return FakeProcess(system)
+        return FakeProcess(each.system)
 
     monkeypatch.setattr(runs, "_start_worker", start)
     monkeypatch.setattr(runs, "_start_server", start)
@@ -140,13 +173,47 @@ def test_a_run_that_goes_on_measures_what_is_missing_and_nothing_twice(tmp_path:
     run(small_plan(), whole, limit_s=None)
     cut = Results(tmp_path / "cut.json", measured=whole.measured[:3])
     run(small_plan()[3:], cut, limit_s=1.0)
-    left = resumed(small_plan(), cut)
-    assert not cut.missing
-    run(left, cut, limit_s=None)
+    run(resumed(small_plan(), cut), cut, limit_s=None)
     assert cut.measured == whole.measured
     assert cut.missing == whole.missing
     run(resumed(small_plan(), whole), whole, limit_s=None)
     assert cut.measured == whole.measured
+
+
+@pytest.mark.usefixtures("no_processes")
+@pytest.mark.parametrize("limit_s", range(200, 320, 10))
+def test_rates_rest_on_whole_capacities_wherever_time_ends(
+    limit_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Results(tmp_path / "whole.json")
+    run(small_plan(), whole, limit_s=None)
+    cut = Results(tmp_path / "cut.json")
+    monkeypatch.setattr(runs.Clock, "elapsed_s", property(lambda clock: 20.0 * len(cut.measured)))
+    run(small_plan(), cut, limit_s=limit_s)
+    assert 0 < len(cut.measured) < len(whole.measured)
+    assert cut.measured == whole.measured[: len(cut.measured)]
+    assert "no time was left" in {each["reason"] for each in cut.missing}
+    run(resumed(small_plan(), cut), cut, limit_s=None)
+    assert cut.measured == whole.measured
+    assert Results.read(tmp_path / "cut.json").missing == whole.missing
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_workload_that_is_cut_leaves_time_for_those_that_are_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = Sizes(closed={8: 80}, rounds={"closed": 2}, most_s=1000)
+    short = Sizes(closed={8: 8}, rounds={"closed": 1})
+    results = Results(tmp_path / "suite.json")
+    monkeypatch.setattr(
+        runs.Clock, "elapsed_s", property(lambda clock: 10.0 * len(results.measured))
+    )
+    planned = plan({"translate": long, "translate-even": short}, ["tandem"], MODES)
+    run(planned, results, limit_s=22.0)
+    assert [(each["workload"], each["round"]) for each in results.measured] == [
+        ("translate", 0),
+        ("translate-even", 0),
+    ]
 
 
 def test_a_run_goes_on_only_where_it_began_and_as_it_was_planned(tmp_path: Path) -> None:
