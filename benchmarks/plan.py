@@ -109,7 +109,7 @@ PLANS: dict[str, dict[str, Sizes]] = {
         ),
     },
 }
-"""`quick` ends within an hour on two cores; `full` takes days without a GPU; `trial` minutes."""
+"""`quick` ends within an hour on two cores; `full` takes days; `trial` minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)

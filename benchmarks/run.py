@@ -134,8 +134,8 @@ def _take_all(
 ) -> None:
     """Measurements in turn.
 
-    Once there is no time for one of a workload, there is none for its later ones: their rates
-    follow from capacities, which must be whole.
+    Once there is no time for one of a workload, there is none for its later ones: rates follow
+    from capacities, which must be whole.
     """
     cut: set[str] = set()
     for each in measurements:
@@ -193,8 +193,9 @@ def measure(each: Measurement, process: Any, setting: Mapping[str, Any]) -> dict
 
 
 def hash_of(each: Measurement, setting: Mapping[str, Any]) -> int:
-    """A seed that every system shares, and no other workload, round or setting."""
-    name = f"{each.workload} {each.mode} {each.round} {_named(setting)}"
+    """A seed that every system shares, however it is set up, and no other workload or round."""
+    shared = {name: value for name, value in setting.items() if name != "alone"}
+    name = f"{each.workload} {each.mode} {each.round} {_named(shared)}"
     return random.Random(name).getrandbits(32)
 
 
@@ -248,8 +249,8 @@ def settings_of(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "knobs": asdict(SYSTEMS[name].knobs),
-            "offline": asdict(SYSTEMS[name].offline or SYSTEMS[name].knobs),
-            "alone": asdict(SYSTEMS[name].alone or SYSTEMS[name].knobs),
+            "offline": asdict(SYSTEMS[name].knobs_for("offline", {})),
+            "alone": asdict(SYSTEMS[name].knobs_for("closed", {"alone": True})),
         }
         for name in systems
     }

@@ -15,7 +15,7 @@ from benchmarks import run as runs
 from benchmarks.plan import PLANS, Measurement, Sizes, describe, plan, seconds_of, stages
 from benchmarks.processes import RefusedError, _process, _Sleeper
 from benchmarks.results import Results
-from benchmarks.run import poisson, resumed, run
+from benchmarks.run import hash_of, poisson, resumed, run
 from benchmarks.systems import SYSTEMS, systems_for
 from benchmarks.workloads import WORKLOADS, Item
 
@@ -67,6 +67,8 @@ def test_many_clients_may_have_one_round() -> None:
 def test_a_server_is_also_set_up_for_one_client_where_that_is_another_setting() -> None:
     sizes = Sizes(closed={1: 4, 8: 8}, rounds={"closed": 1})
     found = plan({"translate": sizes}, ["tandem", "ctranslate2"], MODES)
+    assert hash_of(found[1], found[1].setting) == hash_of(found[-1], found[-1].setting)
+    assert hash_of(found[1], found[1].setting) != hash_of(found[2], found[2].setting)
     assert [(each.setting["concurrency"], each.process) for each in found] == [
         (1, ("tandem", SYSTEMS["tandem"].knobs)),
         (1, ("ctranslate2", SYSTEMS["ctranslate2"].knobs)),
