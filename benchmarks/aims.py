@@ -1,15 +1,19 @@
-"""What Tandem is out for, beside what the last runs show."""
+"""What Tandem is out for, beside what the last runs show.
+
+An open loop and a step are shown for the workloads that the quick plan has them for.
+"""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from benchmarks.report import UNLOADED_FACTOR, Bound, markdown, sustained_rate
-from benchmarks.results import Results, Series, figure
+from benchmarks.results import Results, Series, capacity
 from benchmarks.systems import SYSTEMS
 
 Found = Bound | float | None
-"""A figure, or what it is at least; None where it was not measured."""
+"""A figure, or what it is at least or below; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +32,31 @@ class Aim:
     find: Callable[[Results], Found]
     is_most: bool = False
 
-    def cell(self, results: Results) -> str:
+    def cell(self, results: Results, *, is_judged: bool = True) -> str:
         """The figure of a run, and whether that is enough."""
         found = self.find(results)
         if found is None:
             return "not measured"
-        if isinstance(found, Bound):
-            return f"{found}, {'met' if found.value >= self.bound else 'open'}"
-        is_met = found <= self.bound if self.is_most else found >= self.bound
-        return f"{figure(found)}, {'met' if is_met else '**missed**'}"
+        known = found if isinstance(found, Bound) else Bound("", found)
+        shown = "beyond its capacity" if known.value == inf else str(known)
+        return f"{shown}, {self._verdict(known)}" if is_judged else shown
+
+    def _verdict(self, known: Bound) -> str:
+        is_met = known.value <= self.bound if self.is_most else known.value >= self.bound
+        proves_met = (known.words == "below") == self.is_most
+        if known.words and is_met != proves_met:
+            return "open"
+        return "met" if is_met else "**missed**"
 
     @property
     def shown_bound(self) -> str:
         """The bound, with its direction."""
         shown = f"{self.bound:,.0f}" if self.bound > 999 else f"{self.bound:g}"
         return f"at {'most' if self.is_most else 'least'} {shown}"
+
+
+def _is_ours(system: str) -> bool:
+    return SYSTEMS[system].is_ours
 
 
 def _one(found: Iterator[Series], system: str, **setting: object) -> Series | None:
@@ -66,8 +80,9 @@ def _alone(workload: str, system: str, other: str) -> Callable[[Results], Found]
     def find(results: Results) -> Found:
         by_system: dict[str, list[float]] = {system: [], other: []}
         for each in results.of("closed", workload):
-            if each.setting["concurrency"] == 1 and each.system in by_system:
-                by_system[each.system].append(each.percentile_s(50))
+            median = each.percentile_s(50)
+            if each.setting["concurrency"] == 1 and each.system in by_system and median:
+                by_system[each.system].append(median)
         if not all(by_system.values()):
             return None
         return min(by_system[system]) / min(by_system[other])
@@ -76,16 +91,25 @@ def _alone(workload: str, system: str, other: str) -> Callable[[Results], Found]
 
 
 def _p95(workload: str, system: str, share: float) -> Callable[[Results], Found]:
-    """p95 to that of the peer whose p95 is the least, at a share of the best peer's capacity."""
+    """p95 to that of the peer whose p95 is the least, at a share of the best peer's capacity.
+
+    Infinite where that is beyond the capacity of the system.
+    """
 
     def find(results: Results) -> Found:
         by_system = {
-            each.system: each.percentile_s(95)
+            each.system: p95
             for each in results.of("open", workload)
             if (each.setting["of"], each.setting["share"]) == ("peer", share)
+            if (p95 := each.percentile_s(95)) is not None
         }
-        peers = [p95 for name, p95 in by_system.items() if not SYSTEMS[name].is_ours]
-        return by_system[system] / min(peers) if peers and system in by_system else None
+        peers = [p95 for name, p95 in by_system.items() if not _is_ours(name)]
+        if not peers:
+            return None
+        if system not in by_system:
+            peers = [capacity(results, workload, name) for name in SYSTEMS if not _is_ours(name)]
+            return inf if 0 < capacity(results, workload, system) < share * max(peers) else None
+        return by_system[system] / min(peers)
 
     return find
 
@@ -93,9 +117,12 @@ def _p95(workload: str, system: str, share: float) -> Callable[[Results], Found]
 def _sustained(workload: str, system: str, other: str) -> Callable[[Results], Found]:
     def find(results: Results) -> Found:
         ours, theirs = (sustained_rate(results, workload, name) for name in (system, other))
-        if ours is None or theirs is None or ours.words == "below" or theirs.words == "at least":
+        if ours is None or theirs is None:
             return None
         ratio = ours.value / theirs.value
+        if ours.words == "below" or theirs.words == "at least":
+            is_known = ours.words != "at least" and theirs.words != "below"
+            return Bound("below", ratio) if is_known else None
         return Bound("at least", ratio) if ours.words or theirs.words else ratio
 
     return find
@@ -200,26 +227,38 @@ def _on_gpu() -> Iterator[Aim]:
     for workload in (greedy, beams):
         about = f"`{workload}`, one request at a time: times as many tokens/s as `generate()`"
         yield Aim(about, 4, _gpu_ratio(workload, "alone"))
-    for workload in (greedy, beams):
+    for workload in (greedy, beams, "translate", "translate-greedy", "summarize"):
         about = f"`{workload}`, a step: times what its bytes take"
         yield Aim(about, 3, _gpu_step(workload), is_most=True)
 
 
 def aims_section(suites: Mapping[str, Results], gpu: Results) -> str:
-    """Every aim, beside the figure of the last run on each kind of processor and on a GPU.
+    """The aims, beside the figure of the last run on each kind of processor and on a GPU.
+
+    A run with other settings of the systems than the newest one is not judged.
 
     Args:
         suites: Of the processors, by the head of their column.
         gpu: Of the GPU.
     """
-    on_cpu = _table(list(_on_cpu()), suites)
-    on_gpu = _table(list(_on_gpu()), {str(gpu.about["gpu"]): gpu})
+    newest = max(suites.values(), key=lambda results: str(results.about["date"]))
+    runs = {
+        head if is_judged else f"{head}, other settings": (results, is_judged)
+        for head, results in suites.items()
+        for is_judged in [results.about["systems"] == newest.about["systems"]]
+    }
+    on_cpu = _table(list(_on_cpu()), runs)
+    on_gpu = _table(list(_on_gpu()), {str(gpu.about["gpu"]): (gpu, True)})
     return f"{on_cpu}\n\n{on_gpu}"
 
 
-def _table(aims: Sequence[Aim], runs: Mapping[str, Results]) -> str:
+def _table(aims: Sequence[Aim], runs: Mapping[str, tuple[Results, bool]]) -> str:
     rows = [
-        [aim.about, aim.shown_bound, *(aim.cell(results) for results in runs.values())]
+        [
+            aim.about,
+            aim.shown_bound,
+            *(aim.cell(results, is_judged=is_judged) for results, is_judged in runs.values()),
+        ]
         for aim in aims
     ]
     return markdown(["figure", "aim", *runs], rows)

@@ -61,6 +61,7 @@ def latency_curves(results: Results, workload: str) -> dict[str, Curve]:
     """95th percentile of the latency over the rate of arrivals, for each system."""
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for each in results.of("open", workload):
-        if each.latencies_s:
-            curves[each.system].append((each.setting["rate"], each.percentile_s(95)))
+        p95 = each.percentile_s(95)
+        if p95 is not None:
+            curves[each.system].append((each.setting["rate"], p95))
     return dict(curves)

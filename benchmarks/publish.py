@@ -61,14 +61,18 @@ def _kind(results: Results) -> str:
 
 def render(page: str) -> str:
     """The page, with the tables of the results that are kept."""
-    for kind in KINDS:
-        section = suite_section(Results.read(suite_of(kind)), f"{FOLDER.name}/{kind}")
-        page = _between(page, kind, section)
-    suites = {head: Results.read(suite_of(kind)) for kind, head in KINDS.items()}
-    page = _between(page, "aims", aims_section(suites, Results.read(GPU)))
-    page = _between(page, "sweep", sweep_section(Results.read(SWEEP)))
-    page = _between(page, "gpu", gpu_section(Results.read(GPU)))
-    return _between(page, "growth", growth_section(Results.read(GROWTH)))
+    suites = {kind: Results.read(suite_of(kind)) for kind in KINDS}
+    gpu = Results.read(GPU)
+    sections = {
+        "aims": aims_section({KINDS[kind]: results for kind, results in suites.items()}, gpu),
+        **{kind: suite_section(suites[kind], f"{FOLDER.name}/{kind}") for kind in KINDS},
+        "sweep": sweep_section(Results.read(SWEEP)),
+        "growth": growth_section(Results.read(GROWTH)),
+        "gpu": gpu_section(gpu),
+    }
+    for name, section in sections.items():
+        page = _between(page, name, section)
+    return page
 
 
 def _between(page: str, name: str, section: str) -> str:

@@ -3,10 +3,10 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.results import Results, Series, capacity, figure
+from benchmarks.results import FEWEST, Results, Series, capacity, figure
 from benchmarks.systems import SYSTEMS
 from benchmarks.workloads import WORKLOADS
 
@@ -172,18 +172,13 @@ def closed_table(results: Results, workload: str) -> str:
 
 _WHOSE = {"peer": "best peer's", "ours": "our", "own": "its own"}
 _LATENCIES = ("answers", "p50 ms", "p95 ms", "p99 ms", "failed")
-_FEWEST = {50: 1, 95: 16, 99: 80}
-"""Answers for a percentile: the largest of fewer is no more than that."""
 
 
 def _latencies(series: Series) -> list[str]:
     """The cells of `_LATENCIES`; a percentile of too few answers is left empty."""
-    num_answers = len(series.latencies_s)
-    shown = [
-        _ms(series.percentile_s(percent)) if num_answers >= fewest else ""
-        for percent, fewest in _FEWEST.items()
-    ]
-    return [str(num_answers), *shown, str(series.num_failed)]
+    percentiles = [series.percentile_s(percent) for percent in FEWEST]
+    shown = ["" if each is None else _ms(each) for each in percentiles]
+    return [str(len(series.latencies_s)), *shown, str(series.num_failed)]
 
 
 def _open_title(results: Results, workload: str) -> str:
@@ -238,7 +233,7 @@ def sustained_table(results: Results, workload: str) -> str:
     for name in systems:
         unloaded = unloaded_p95_s(results, workload, name)
         if unloaded is not None:
-            shown = str(sustained_rate(results, workload, name))
+            shown = str(sustained_rate(results, workload, name) or "")
             peak = figure(capacity(results, workload, name))
             rows.append([_named(name), _ms(unloaded), shown, peak])
     head = ["system", "unloaded p95 ms", "sustained requests/s", "capacity, requests/s"]
@@ -250,7 +245,7 @@ class Bound:
     """What is known of a figure.
 
     Attributes:
-        words: `at least`, `below`, or nothing where the figure itself is known.
+        words: `at least`, `below`; nothing where the figure itself is known.
         value: Of the figure, or of its bound.
     """
 
@@ -266,9 +261,9 @@ def sustained_rate(results: Results, workload: str, system: str) -> Bound | None
     """The highest rate at which p95 stays near the unloaded one; None where it was not measured."""
     unloaded = unloaded_p95_s(results, workload, system)
     points = sorted(
-        (each.setting["rate"], each.percentile_s(95))
+        (each.setting["rate"], p95)
         for each in results.of("open", workload)
-        if each.system == system
+        if each.system == system and (p95 := each.percentile_s(95)) is not None
     )
     return sustained(points, UNLOADED_FACTOR * unloaded) if points and unloaded else None
 
@@ -298,7 +293,7 @@ def sweep_section(results: Results) -> str:
             f"`{workload}`",
             system,
             "all at once" if clients is None else f"{clients} clients",
-            "yes" if _is_chosen(each) else "",
+            "yes" if _is_chosen(results, each) else "",
             *(str(each.setting[name]) for name in ("num_workers", "num_threads")),
             str(each.setting["max_batch_size"]),
             f"{each.setting['length_slack']:.0%}",
@@ -314,10 +309,10 @@ def sweep_section(results: Results) -> str:
     return f"{where_from(results.about)}\n\n{markdown(head, rows, num_words=4)}"
 
 
-def _is_chosen(series: Series) -> bool:
+def _is_chosen(results: Results, series: Series) -> bool:
     """Whether the suite measures a system with these settings."""
-    mode = series.rounds[0]["mode"]
-    knobs = asdict(SYSTEMS[series.system].knobs_for(mode, series.setting))
+    of_mode = "offline" if series.rounds[0]["mode"] == "offline" else "knobs"
+    knobs: dict[str, object] = results.about["systems"][series.system][of_mode]
     return knobs.items() <= series.setting.items()
 
 

@@ -10,6 +10,9 @@ from typing import Any, Self
 
 from benchmarks.machine import commit, machine, versions
 
+FEWEST = {50: 1, 95: 16, 99: 80}
+"""Answers for a percentile: the largest of fewer is no more than that."""
+
 Measured = dict[str, Any]
 """Mode, workload, system, round, setting, and what came out; see `benchmarks.run`."""
 
@@ -155,11 +158,13 @@ class Series:
         """Whether the load generator held any round up."""
         return any(each["sender"]["was_bottleneck"] for each in self.rounds)
 
-    def percentile_s(self, percent: int) -> float:
-        """Latency, over all rounds; not a number where nothing was answered."""
+    def percentile_s(self, percent: int) -> float | None:
+        """Latency, over all rounds; None where there are too few answers for it."""
         latencies = self.latencies_s
-        if len(latencies) < 2:
-            return latencies[0] if latencies else float("nan")
+        if len(latencies) < FEWEST[percent]:
+            return None
+        if len(latencies) == 1:
+            return latencies[0]
         return statistics.quantiles(latencies, n=100, method="inclusive")[percent - 1]
 
 

@@ -15,6 +15,7 @@ from benchmarks.report import (
     steps_table,
     suite_section,
     sustained,
+    sustained_rate,
     sustained_table,
     time_bound_s,
 )
@@ -68,11 +69,11 @@ def results() -> Results:
         recorded.add(offline("products", 2.0, number))
     for system, seconds in (("tandem", 0.05), ("products", 0.03)):
         recorded.add(known("steps", system, 0, {"rows": 64}) | {"seconds": seconds})
-    recorded.add(served("closed", "tandem", {"concurrency": 1}, [0.1] * 10))
+    recorded.add(served("closed", "tandem", {"concurrency": 1}, [0.1] * 16))
     recorded.add(served("closed", "litserve", {"concurrency": 1}, [0.4] * 4))
     for rate, latency in ((2.0, 0.2), (4.0, 0.5)):
         setting = {"rate": rate, "of": "peer", "share": rate / 4}
-        recorded.add(served("open", "tandem", setting, [latency] * 8))
+        recorded.add(served("open", "tandem", setting, [latency] * 16))
     recorded.leave_out("translate", "litserve", "open", "it is slow")
     return recorded
 
@@ -98,8 +99,8 @@ def test_steps_stand_beside_their_products(results: Results) -> None:
 
 def test_closed_shows_throughput_latency_and_failures(results: Results) -> None:
     table = closed_table(results, "translate")
-    assert "| 1 | tandem | 5.00 | 5.00 to 5.00 | 1.00 | 10 | 100 |  |  | 0 |" in table
-    assert "| 1 | litserve | 2.00 | 2.00 to 2.00 | 2.50 | 4 | 400 |  |  | 1 |" in table
+    assert "| 1 | tandem | 8.00 | 8.00 to 8.00 | 1.00 | 16 | 100 | 100 |  | 0 |" in table
+    assert "| 1 | litserve | 2.00 | 2.00 to 2.00 | 4.00 | 4 | 400 |  |  | 1 |" in table
 
 
 def test_a_percentile_of_too_few_answers_is_left_empty(results: Results) -> None:
@@ -114,9 +115,9 @@ def test_a_percentile_of_too_few_answers_is_left_empty(results: Results) -> None
 def test_open_shows_goodput_within_three_times_the_best_unloaded_latency(results: Results) -> None:
     assert time_bound_s(results, "translate") == pytest.approx(0.3)
     in_time, late = results.of("open")
-    assert goodput(in_time, 0.3) == 4.0
+    assert goodput(in_time, 0.3) == 8.0
     assert goodput(late, 0.3) == 0.0
-    row = "| 2.00 | 50% of best peer's capacity | tandem | 4.00 | 4.00 | 8 | 200 |  |  | 0 |"
+    row = "| 2.00 | 50% of best peer's capacity | tandem | 8.00 | 8.00 | 16 | 200 | 200 |  | 0 |"
     assert row in open_table(results, "translate")
 
 
@@ -124,7 +125,15 @@ def test_sustained_is_where_latency_crosses_its_bound(results: Results) -> None:
     assert str(sustained([(1.0, 0.1), (2.0, 0.2)], 0.3)) == "at least 2.00"
     assert str(sustained([(2.0, 0.2), (4.0, 0.4)], 0.3)) == "3.00"
     assert str(sustained([(2.0, 0.5)], 0.3)) == "below 2.00"
-    assert "| tandem | 100 | 2.67 | 5.00 |" in sustained_table(results, "translate")
+    assert "| tandem | 100 | 2.67 | 8.00 |" in sustained_table(results, "translate")
+
+
+def test_a_sustained_rate_rests_on_enough_answers(results: Results) -> None:
+    for rate, latencies in ((1.0, [0.9] * 15), (8.0, [0.9] * 15)):
+        setting = {"rate": rate, "of": "own", "share": rate / 4}
+        results.add(served("open", "tandem", setting, latencies))
+    assert str(sustained_rate(results, "translate", "tandem")) == "2.67"
+    assert sustained_rate(results, "translate", "litserve") is None
 
 
 def test_the_section_names_what_is_missing_and_where_the_sender_was_late(results: Results) -> None:
@@ -155,7 +164,9 @@ def test_figures_have_three_digits(value: float, shown: str) -> None:
 
 
 def test_plots_show_every_system_and_are_the_same_again(results: Results, tmp_path: Path) -> None:
-    assert throughput_curves(results, "translate")["tandem"] == [(1, 5.0)]
+    alone = {"concurrency": 1, "alone": True}
+    results.add(served("closed", "tandem", alone, [0.1] * 16))
+    assert throughput_curves(results, "translate")["tandem"] == [(1, 8.0)]
     assert latency_curves(results, "translate")["tandem"] == [(2.0, 0.2), (4.0, 0.5)]
     paths = plot_suite(results, tmp_path)
     assert {path.name for path in paths} == {"translate-throughput.svg", "translate-latency.svg"}
