@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from benchmarks.gpu_report import best_rates
 from benchmarks.report import UNLOADED_FACTOR, Bound, markdown, sustained_rate
 from benchmarks.results import Results, Series, capacity
 from benchmarks.systems import SYSTEMS
@@ -182,29 +183,21 @@ def _on_cpu() -> Iterator[Aim]:
             yield Aim(about, 60, _step(workload, rows))
 
 
-def _rates(workload: str, system: str, mode: str) -> Callable[[Results], list[float]]:
-    def find(results: Results) -> list[float]:
-        return [
-            statistics.median(each["tokens_per_s"])
-            for each in results.measured
-            if (each["workload"], each["system"], each["mode"]) == (workload, system, mode)
-        ]
-
-    return find
+def _gpu_best(results: Results) -> dict[tuple[str, str, str], float]:
+    return best_rates(each for each in results.measured if "tokens_per_s" in each)
 
 
 def _gpu_rate(workload: str) -> Callable[[Results], Found]:
-    return lambda results: max(_rates(workload, "tandem", "offline")(results), default=None)
+    return lambda results: _gpu_best(results).get((workload, "offline", "tandem"))
 
 
 def _gpu_ratio(workload: str, mode: str) -> Callable[[Results], Found]:
     """To `generate()` at its better batch size."""
 
     def find(results: Results) -> Found:
-        ours, theirs = (
-            _rates(workload, system, mode)(results) for system in ("tandem", "transformers")
-        )
-        return max(ours) / max(theirs) if ours and theirs else None
+        best = _gpu_best(results)
+        ours, theirs = (best.get((workload, mode, name)) for name in ("tandem", "transformers"))
+        return ours / theirs if ours and theirs else None
 
     return find
 

@@ -1,7 +1,7 @@
 """The tables of a run on a GPU."""
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from benchmarks.report import markdown, where_from
@@ -65,7 +65,7 @@ def rates_table(results: Results) -> str:
     """Tokens per second of each system, and Tandem's ratio to it."""
     head = ["workload", "requests", "system", "batch", "tokens/s", "spread", "Tandem's ratio"]
     runs = [each for each in results.measured if each["mode"] in _MODES]
-    best = _best(runs)
+    best = best_rates(runs)
     rows = []
     for each in runs:
         rates = each["tokens_per_s"]
@@ -130,7 +130,8 @@ def checks_table(results: Results) -> str:
     return markdown(head, rows)
 
 
-def _best(runs: list[Measured]) -> dict[tuple[str, str, str], float]:
+def best_rates(runs: Iterable[Measured]) -> dict[tuple[str, str, str], float]:
+    """Median tokens per second at the best batch size, by workload, mode and system."""
     found: dict[tuple[str, str, str], float] = {}
     for each in runs:
         key = (each["workload"], each["mode"], each["system"])
