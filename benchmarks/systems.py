@@ -1,7 +1,7 @@
 """The one table of systems: what decodes, what serves, and with which settings.
 
 The settings of the peers are those that did best in `python -m benchmarks sweep`, whose table is
-in docs/performance.md: two batches side by side. Only a request that is alone is answered faster by
+in docs/performance.md: two batches side by side. A request that is alone may be answered faster by
 all threads together, so that a server with these is measured for one client, too.
 """
 
