@@ -15,6 +15,8 @@ from benchmarks.systems import SYSTEMS
 
 Found = Bound | float | None
 """A figure, or what it is at least or below; None where it was not measured."""
+Figures = Callable[[Series], list[float]]
+"""Of each round."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,36 @@ class Aim:
         return f"at {'most' if self.is_most else 'least'} {shown}"
 
 
-def _is_ours(system: str) -> bool:
-    return SYSTEMS[system].is_ours
-
-
-def _one(found: Iterator[Series], system: str, **setting: object) -> Series | None:
-    return next((each for each in found if (each.system, each.setting) == (system, setting)), None)
+def _median(
+    results: Results, mode: str, workload: str, system: str, figures: Figures, **setting: object
+) -> float | None:
+    """Median over the rounds of a system in a setting."""
+    for each in results.of(mode, workload):
+        if (each.system, each.setting) == (system, setting):
+            return statistics.median(figures(each))
+    return None
 
 
 def _offline(workload: str, system: str, other: str) -> Callable[[Results], Found]:
     def find(results: Results) -> Found:
-        both = [_one(results.of("offline", workload), name) for name in (system, other)]
-        if None in both:
-            return None
-        ours, theirs = (statistics.median(each.tokens_per_s) for each in both if each)
-        return ours / theirs
+        ours, theirs = (
+            _median(results, "offline", workload, name, lambda each: each.tokens_per_s)
+            for name in (system, other)
+        )
+        return ours / theirs if ours and theirs else None
+
+    return find
+
+
+def _step(workload: str, rows: int) -> Callable[[Results], Found]:
+    """Share of the limit of the matrix products, in percent."""
+
+    def find(results: Results) -> Found:
+        limit, ours = (
+            _median(results, "steps", workload, name, lambda each: each.seconds, rows=rows)
+            for name in ("products", "tandem")
+        )
+        return 100 * limit / ours if limit and ours else None
 
     return find
 
@@ -98,19 +115,20 @@ def _p95(workload: str, system: str, share: float) -> Callable[[Results], Found]
     """
 
     def find(results: Results) -> Found:
-        by_system = {
-            each.system: p95
+        found = [
+            (each, p95)
             for each in results.of("open", workload)
             if (each.setting["of"], each.setting["share"]) == ("peer", share)
             if (p95 := each.percentile_s(95)) is not None
-        }
-        peers = [p95 for name, p95 in by_system.items() if not _is_ours(name)]
+        ]
+        peers = [(each, p95) for each, p95 in found if not SYSTEMS[each.system].is_ours]
         if not peers:
             return None
-        if system not in by_system:
-            peers = [capacity(results, workload, name) for name in SYSTEMS if not _is_ours(name)]
-            return inf if 0 < capacity(results, workload, system) < share * max(peers) else None
-        return by_system[system] / min(peers)
+        best, least = min(peers, key=lambda pair: pair[1])
+        for each, p95 in found:
+            if each.system == system:
+                return p95 / least
+        return inf if 0 < capacity(results, workload, system) < best.setting["rate"] else None
 
     return find
 
@@ -125,21 +143,6 @@ def _sustained(workload: str, system: str, other: str) -> Callable[[Results], Fo
             is_known = ours.words != "at least" and theirs.words != "below"
             return Bound("below", ratio) if is_known else None
         return Bound("at least", ratio) if ours.words or theirs.words else ratio
-
-    return find
-
-
-def _step(workload: str, rows: int) -> Callable[[Results], Found]:
-    """Share of the limit of the matrix products, in percent."""
-
-    def find(results: Results) -> Found:
-        both = [
-            _one(results.of("steps", workload), name, rows=rows) for name in ("products", "tandem")
-        ]
-        if None in both:
-            return None
-        limit, ours = (statistics.median(each.seconds) for each in both if each)
-        return 100 * limit / ours
 
     return find
 
@@ -235,11 +238,10 @@ def aims_section(suites: Mapping[str, Results], gpu: Results) -> str:
         gpu: Of the GPU.
     """
     newest = max(suites.values(), key=lambda results: str(results.about["date"]))
-    runs = {
-        head if is_judged else f"{head}, other settings": (results, is_judged)
-        for head, results in suites.items()
-        for is_judged in [results.about["systems"] == newest.about["systems"]]
-    }
+    runs: dict[str, tuple[Results, bool]] = {}
+    for head, results in suites.items():
+        is_judged = results.about["systems"] == newest.about["systems"]
+        runs[head if is_judged else f"{head}, other settings"] = (results, is_judged)
     on_cpu = _table(list(_on_cpu()), runs)
     on_gpu = _table(list(_on_gpu()), {str(gpu.about["gpu"]): (gpu, True)})
     return f"{on_cpu}\n\n{on_gpu}"

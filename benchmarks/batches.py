@@ -35,8 +35,13 @@ def fits(item: Item, longest: Item, length_slack: float) -> bool:
     return longest.target_len * (1 - length_slack) <= item.target_len <= longest.target_len
 
 
+def by_target_len(item: Item) -> int:
+    """Orders requests by how long their targets are; those without a length are shortest."""
+    return item.target_len or 0
+
+
 def _by_length(item: Item) -> tuple[int, int]:
-    return item.num_beams, -(item.target_len or 0)
+    return item.num_beams, -by_target_len(item)
 
 
 def _split(items: Sequence[Item], alike: list[int], max_size: int) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from benchmarks.batches import fits
+from benchmarks.batches import by_target_len, fits
 from benchmarks.libraries import Answer, BatchLibrary, Knobs
 from benchmarks.peer_arguments import PeerArguments, body_of, item_of, read_peer_arguments
 from benchmarks.workloads import Item
@@ -80,8 +80,8 @@ def take_batch(waiting: list[_Waiting], knobs: Knobs) -> list[_Waiting]:
     left: list[_Waiting] = []
     for each in waiting:
         item, _ = each
-        shorter = min(shortest, item, key=_target_len)
-        longer = max(longest, item, key=_target_len)
+        shorter = min(shortest, item, key=by_target_len)
+        longer = max(longest, item, key=by_target_len)
         fit = all(fits(other, longer, knobs.length_slack) for other in (item, shorter))
         if fit and len(batch) < knobs.max_batch_size:
             shortest, longest = shorter, longer
@@ -90,10 +90,6 @@ def take_batch(waiting: list[_Waiting], knobs: Knobs) -> list[_Waiting]:
             left.append(each)
     waiting[:] = left
     return batch
-
-
-def _target_len(item: Item) -> int:
-    return item.target_len or 0
 
 
 def create_app(arguments: PeerArguments) -> FastAPI:

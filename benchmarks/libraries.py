@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks.batches import static_batches
+from benchmarks.batches import by_target_len, static_batches
 from benchmarks.workloads import Item, Task
 
 
@@ -304,4 +304,4 @@ def _ct2_loader(checkpoint: Path) -> Any:
 
 
 def _longest(items: Sequence[Item]) -> Item:
-    return max(items, key=lambda item: item.target_len or 0)
+    return max(items, key=by_target_len)

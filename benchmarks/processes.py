@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from app.native_libraries import KEPT_BYTES, NUM_HEAPS, SPIN_COUNT, WAIT_POLICY
 from benchmarks.checkpoints import checkpoint_folder
 from benchmarks.libraries import Knobs
 from benchmarks.load import TIMEOUT_S
-from benchmarks.systems import SYSTEMS
+from benchmarks.systems import SYSTEMS, Mode
 from benchmarks.workloads import WORKLOADS, Item
 
 _POLL_S = 0.2
@@ -142,6 +142,15 @@ def serving(name: str, workload: str, knobs: Knobs) -> Iterator[Server]:
         server = Server(process, f"{address}/{served.task}")
         server.send(warm_up, concurrency=len(warm_up))
         yield server
+
+
+def started(
+    mode: Mode, name: str, workload: str, knobs: Knobs
+) -> AbstractContextManager[Worker | Server]:
+    """What is measured in a mode: a server for loops, a worker for the rest."""
+    if mode in ("closed", "open"):
+        return serving(name, workload, knobs)
+    return working(name, workload, knobs)
 
 
 @contextmanager

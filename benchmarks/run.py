@@ -3,14 +3,14 @@
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
 from benchmarks.libraries import Knobs
 from benchmarks.plan import START_S, Measurement, seconds_of, stages
-from benchmarks.processes import RefusedError, Server, Worker, serving, working
+from benchmarks.processes import RefusedError, started
 from benchmarks.results import Results, capacity
 from benchmarks.systems import SYSTEMS
 from benchmarks.workloads import WORKLOADS
@@ -59,14 +59,12 @@ def run(measurements: Sequence[Measurement], results: Results, limit_s: float | 
     feasible = [each for each in measurements if not each.is_too_slow]
     clock = Clock(limit_s, seconds_of(feasible))
     for stage in stages(feasible):
-        _, is_served = stage[0].stage
         start_s = START_S * len({each.process for each in stage})
         if not clock.has_time_for(start_s):
             _no_time(results, stage)
             continue
         with ExitStack() as stack:
-            start = _start_server if is_served else _start_worker
-            up = _start_all(start, stage, results, stack)
+            up = _start_all(stage, results, stack)
             clock.done(start_s)
             _take_all([each for each in stage if each.process in up], up, results, clock)
     results.write()
@@ -97,10 +95,7 @@ def _named(setting: Mapping[str, Any]) -> str:
 
 
 def _start_all(
-    start: Callable[[Measurement, ExitStack], Any],
-    stage: Sequence[Measurement],
-    results: Results,
-    stack: ExitStack,
+    stage: Sequence[Measurement], results: Results, stack: ExitStack
 ) -> dict[tuple[str, Knobs], Any]:
     """The processes of a stage; the first of its workloads warms them up."""
     up: dict[tuple[str, Knobs], Any] = {}
@@ -108,22 +103,15 @@ def _start_all(
     for each in stage:
         if each.process not in up and each.process not in refused:
             try:
-                up[each.process] = start(each, stack)
+                system, knobs = each.process
+                up[each.process] = stack.enter_context(
+                    started(each.mode, system, each.workload, knobs)
+                )
             except RefusedError as error:
                 refused[each.process] = str(error)
         if each.process in refused:
             results.leave_out(each.workload, each.system, each.mode, refused[each.process])
     return up
-
-
-def _start_worker(each: Measurement, stack: ExitStack) -> Worker:
-    _, knobs = each.process
-    return stack.enter_context(working(each.system, each.workload, knobs))
-
-
-def _start_server(each: Measurement, stack: ExitStack) -> Server:
-    _, knobs = each.process
-    return stack.enter_context(serving(each.system, each.workload, knobs))
 
 
 def _take_all(

@@ -5,21 +5,20 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from benchmarks.libraries import Knobs
 from benchmarks.plan import Measurement
-from benchmarks.processes import RefusedError, serving, working
+from benchmarks.processes import RefusedError, started
 from benchmarks.results import Results
 from benchmarks.run import measure
-from benchmarks.systems import SYSTEMS, Mode
+from benchmarks.systems import Mode
 
 _USES = ((2, 1), (1, 2))  # threads of one batch, and batches side by side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """Which systems are tried on what.
 
@@ -52,21 +51,40 @@ _SLACKS = (0.0, 0.25, 0.5)
 SWEEPS = (
     # Where targets are of one length, or not forced, batches can be large.
     Sweep(
-        *("closed", "translate-even", _CTRANSLATE2, 128, 2, {"concurrency": 64}),
+        mode="closed",
+        workload="translate-even",
+        systems=_CTRANSLATE2,
+        num_requests=128,
+        num_rounds=2,
+        setting={"concurrency": 64},
         batch_sizes=_BATCH_SIZES,
         waits_ms=(20.0,),
     ),
     Sweep(
-        *("closed", "shipped-translate", ("litserve",), 128, 2, {"concurrency": 64}),
+        mode="closed",
+        workload="shipped-translate",
+        systems=("litserve",),
+        num_requests=128,
+        num_rounds=2,
+        setting={"concurrency": 64},
         batch_sizes=_BATCH_SIZES,
         waits_ms=(20.0,),
     ),
     Sweep(
-        *("closed", "translate", ("litserve", *_CTRANSLATE2), 96, 1, {"concurrency": 32}),
+        mode="closed",
+        workload="translate",
+        systems=("litserve", *_CTRANSLATE2),
+        num_requests=96,
+        num_rounds=1,
+        setting={"concurrency": 32},
         slacks=_SLACKS,
     ),
     Sweep(
-        *("offline", "translate", ("transformers", *_CTRANSLATE2), 96, 1, {}),
+        mode="offline",
+        workload="translate",
+        systems=("transformers", *_CTRANSLATE2),
+        num_requests=96,
+        num_rounds=1,
         batch_sizes=_BATCH_SIZES,
         slacks=_SLACKS,
     ),
@@ -95,38 +113,35 @@ def candidates(base: Knobs, swept: Sweep) -> list[Knobs]:
 
 def sweep(sweeps: Sequence[Sweep], systems: Sequence[str], to: Results) -> None:
     """Measure each candidate of the systems that are named, in each round."""
-    for each in sweeps:
-        for name in each.systems:
-            if name in systems:
-                for number in range(each.num_rounds):
-                    try:
-                        for measured in _round(each, name, number):
-                            to.add(measured)
-                    except RefusedError as error:
-                        to.leave_out(each.workload, name, each.mode, str(error))
+    turns = [
+        (each, name, number)
+        for each in sweeps
+        for name in each.systems
+        if name in systems
+        for number in range(each.num_rounds)
+    ]
+    for each, name, number in turns:
+        try:
+            for measured in _round(each, name, number):
+                to.add(measured)
+        except RefusedError as error:
+            to.leave_out(each.workload, name, each.mode, str(error))
 
 
 def _round(swept: Sweep, name: str, number: int) -> Iterator[dict[str, Any]]:
-    system = SYSTEMS[name]
-    base = system.knobs_for(swept.mode, swept.setting)
+    each = Measurement(
+        mode=swept.mode,
+        workload=swept.workload,
+        system=name,
+        round=number,
+        num_requests=swept.num_requests,
+        setting=swept.setting,
+        seconds=0.0,
+    )
+    _, base = each.process
     for knobs in candidates(base, swept):  # one at a time: all are too large together
-        each = Measurement(
-            mode=swept.mode,
-            workload=swept.workload,
-            system=name,
-            round=number,
-            num_requests=swept.num_requests,
-            setting=swept.setting,
-            seconds=0.0,
-        )
-        with _started(swept, name, knobs) as process:
+        with started(swept.mode, name, swept.workload, knobs) as process:
             measured = measure(each, process, swept.setting)
         setting = dict(swept.setting) | asdict(knobs)
         print(f"{name} {setting}: {measured['seconds']:.1f} s", file=sys.stderr)
         yield each.record(setting) | measured
-
-
-def _started(swept: Sweep, name: str, knobs: Knobs) -> AbstractContextManager[Any]:
-    if swept.mode == "offline":
-        return working(name, swept.workload, knobs)
-    return serving(name, swept.workload, knobs)

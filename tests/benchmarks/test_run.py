@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import run as runs
+from benchmarks.libraries import Knobs
 from benchmarks.plan import PLANS, Measurement, Sizes, describe, plan, seconds_of, stages
 from benchmarks.processes import RefusedError, _process, _Sleeper
 from benchmarks.results import Results
@@ -107,13 +108,13 @@ class FakeProcess:
 
 @pytest.fixture
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(each: Measurement, stack: Any) -> FakeProcess:
-        if each.system == "litserve":
+    @contextmanager
+    def started(mode: str, system: str, workload: str, knobs: Knobs) -> Iterator[FakeProcess]:
+        if system == "litserve":
             raise RefusedError("it is not installed")
-        return FakeProcess(each.system)
+        yield FakeProcess(system)
 
-    monkeypatch.setattr(runs, "_start_worker", start)
-    monkeypatch.setattr(runs, "_start_server", start)
+    monkeypatch.setattr(runs, "started", started)
 
 
 def small_plan() -> list[Measurement]:

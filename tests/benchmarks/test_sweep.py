@@ -36,17 +36,21 @@ class FakeProcess:
 @pytest.fixture(autouse=True)
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def start(name: str, workload: str, knobs: Knobs) -> Iterator[FakeProcess]:
+    def started(mode: str, name: str, workload: str, knobs: Knobs) -> Iterator[FakeProcess]:
         yield FakeProcess(knobs)
 
-    monkeypatch.setattr(sweeps, "working", start)
-    monkeypatch.setattr(sweeps, "serving", start)
+    monkeypatch.setattr(sweeps, "started", started)
     monkeypatch.setattr(FakeProcess, "sent", [])
 
 
 def test_every_use_of_the_cores_meets_every_size_of_batches_and_nothing_comes_twice() -> None:
     swept = Sweep(
-        *("closed", "translate", (), 8, 1, {"concurrency": 4}),
+        mode="closed",
+        workload="translate",
+        systems=(),
+        num_requests=8,
+        num_rounds=1,
+        setting={"concurrency": 4},
         batch_sizes=(16, 32, 64),
         slacks=(0.25, 0.0),
         waits_ms=(0.0, 20.0),
@@ -66,7 +70,13 @@ def test_candidates_get_the_same_requests_and_the_best_is_shown_first(
 ) -> None:
     results = Results.new(tmp_path / "sweep.json", systems=settings_of(["ctranslate2"]))
     swept = Sweep(
-        *(mode, "translate", ("litserve", "ctranslate2"), 8, 2, setting), batch_sizes=(16, 32)
+        mode=mode,
+        workload="translate",
+        systems=("litserve", "ctranslate2"),
+        num_requests=8,
+        num_rounds=2,
+        setting=setting,
+        batch_sizes=(16, 32),
     )
     sweep([swept], ["ctranslate2"], results)
     num_candidates = len(results.measured) // 2
