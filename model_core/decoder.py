@@ -36,8 +36,8 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, in] -> [rows, out], in the weight's dtype."""
-        # T5 keeps some weights in float32 in a half-precision model.
-        x = x.to(self.weight.dtype)
+        if x.dtype != self.weight.dtype:
+            x = x.to(self.weight.dtype)  # T5 keeps some weights in float32 in half precision
         if self.packed is None:
             return functional.linear(x, self.weight, self.bias)
         return self.packed(x, self.bias)
@@ -433,4 +433,6 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _split(rows: Tensor, contexts: Sequence[AttentionContext]) -> Sequence[Tensor]:
+    if len(contexts) == 1:
+        return [rows]
     return torch.split(rows, [context.num_rows for context in contexts])

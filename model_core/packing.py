@@ -21,6 +21,12 @@ _DTYPES = (torch.float32, torch.bfloat16)
 _ROWS_HINT = 64  # the order hardly depends on it
 _MIN_SINGLE_ROW_SIZE = 1 << 20
 """A single row is faster times a smaller weight that is not packed."""
+_MAX_MANY_ROWS_OUTPUTS = 4096
+_MANY_ROWS = 96
+"""For each thread: from here on MKL is faster where there is AVX2 alone, by a tenth to a quarter.
+
+Up to a number of outputs: it orders the weight in each call, and a wide one for too few rows.
+"""
 
 _MAX_STEP = 127
 _MAX_STEP_IN_16_BITS = 64
@@ -32,6 +38,7 @@ _FLOAT_OUTPUT: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
 _ZERO_POINT = 128  # of unsigned bytes, for which processors have instructions
 _ROUNDER = 1.5 * 2**23 + _ZERO_POINT
 """A float32 plus this is rounded to a whole number, whose lowest byte is the float's own."""
+_LARGEST_STEP = torch.tensor(float(_MAX_STEP))
 _TINY = 1e-30
 
 
@@ -41,18 +48,36 @@ class PackedFloat:
 
     Attributes:
         packed: [out, in], in an order of oneDNN's.
-        plain: As the checkpoint has it, where it serves single rows.
+        plain: As the checkpoint has it.
+        suits_one_row: Whether the plain one is faster for a single row.
+        suits_many_rows: Whether it is for `_MANY_ROWS` and more.
     """
 
     packed: Tensor
-    plain: Tensor | None
+    plain: Tensor
+    suits_one_row: bool
+    suits_many_rows: bool
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`x @ weight.T + bias`: [rows, in] -> [rows, out]."""
-        if self.plain is not None and x.shape[0] == 1:
+        num_rows = x.shape[0]
+        are_many = num_rows >= _MANY_ROWS * torch.get_num_threads()
+        if (self.suits_one_row and num_rows == 1) or (self.suits_many_rows and are_many):
             return functional.linear(x, self.plain, bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "none", [], "")
         return product
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "PackedFloat":
+        """From a weight, [out, in]."""
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS_HINT)
+        return cls(
+            packed,
+            weight,
+            suits_one_row=weight.numel() < _MIN_SINGLE_ROW_SIZE,
+            suits_many_rows=_mkl_has_better_kernels(weight.dtype)
+            and weight.shape[0] <= _MAX_MANY_ROWS_OUTPUTS,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +90,14 @@ class PackedInt8:
         zero_points: [out], int64, zeros.
         offsets: [out], float32, for the kernel of convolutions: take back what the zero point of
             activations adds to a row. Added in float32, in the same way for any number of rows.
+        rounder: [in], `_ROUNDER` for each input.
     """
 
     packed: Tensor
     scales: Tensor
     zero_points: Tensor
     offsets: Tensor | None
+    rounder: Tensor
 
     @property
     def is_convolution(self) -> bool:
@@ -81,7 +108,9 @@ class PackedInt8:
     def quantised(cls, weight: Tensor) -> "PackedInt8":
         """From a weight, [out, in]: the nearest steps, symmetric about zero."""
         is_exact = sums_are_exact()
-        steps_per_unit = (_MAX_STEP if is_exact else _MAX_STEP_IN_16_BITS) / _peaks(weight)
+        steps_per_unit = (_MAX_STEP if is_exact else _MAX_STEP_IN_16_BITS) / _peaks(
+            weight
+        ).clamp_min_(_TINY)
         steps = (weight * steps_per_unit).round_().to(torch.int8)
         scales = (1 / (steps_per_unit * _MAX_STEP)).flatten()
         # Without VNNI the kernel of linear layers packs the weight anew in each call, and sums it
@@ -92,21 +121,34 @@ class PackedInt8:
     def of_steps(cls, steps: Tensor, scales: Tensor, *, is_convolution: bool) -> "PackedInt8":
         """From whole steps, [out, in], int8, for one of the kernels; see `is_convolution`."""
         zero_points = torch.zeros(len(steps), dtype=torch.int64)
+        rounder = torch.full((steps.shape[1],), _ROUNDER)
         if not is_convolution:
             packed = torch.ops.onednn.qlinear_prepack(steps, None)
-            return cls(packed, scales, zero_points, None)
+            return cls(packed, scales, zero_points, None, rounder)
         pixel = steps[:, :, None, None]
         packed = torch.ops.onednn.qconv_prepack(pixel, scales, 1.0, 0, *_POINTWISE, None)
         offsets = -_ZERO_POINT * scales * steps.sum(dim=1)
-        return cls(packed, scales, zero_points, offsets)
+        return cls(packed, scales, zero_points, offsets, rounder)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """About `x @ weight.T + bias`: [rows, in] -> [rows, out], float32."""
-        steps, peaks = _quantise_rows(x)
+        steps, peaks = self._quantise(x)
         product = self._product(steps)
         if bias is None:
             return product.mul_(peaks)
         return torch.addcmul(bias, product, peaks, out=product)
+
+    def _quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Unsigned bytes about `_ZERO_POINT`, [rows, in], and the peak of each row, [rows, 1].
+
+        In few operations, each of which costs as much as the arithmetic of some rows. The
+        conversion of integers keeps their lowest byte, and is several times as fast as that of
+        floats to bytes. A row that is not finite has no finite peak, and so no finite outputs; one
+        of zeros gives any steps, times a peak of zero.
+        """
+        peaks = _peaks(x)
+        rounded = torch.addcmul(self.rounder, x, torch.div(_LARGEST_STEP, peaks))
+        return rounded.view(torch.int32).to(torch.uint8), peaks
 
     def _product(self, steps: Tensor) -> Tensor:
         """`steps`: unsigned bytes about `_ZERO_POINT`, [rows, in] -> [rows, out], float32.
@@ -115,16 +157,17 @@ class PackedInt8:
         """
         weight = (self.packed, self.scales, self.zero_points, self.offsets)
         if not self.is_convolution:
-            product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            product: Tensor = torch.ops.onednn.qlinear_pointwise.default(
                 steps, 1.0, _ZERO_POINT, *weight, *_FLOAT_OUTPUT
             )
             return product
         # Rows are the pixels of one image, whose channels lie side by side.
-        pixels = steps[None, None].permute(0, 3, 1, 2)
-        product = torch.ops.onednn.qconv_pointwise(
+        num_rows, num_inputs = steps.shape
+        pixels = steps.view(1, 1, num_rows, num_inputs).permute(0, 3, 1, 2)
+        product = torch.ops.onednn.qconv_pointwise.default(
             pixels, 1.0, 0, *weight, *_POINTWISE, *_FLOAT_OUTPUT
         )
-        return product.permute(0, 2, 3, 1)[0, 0]
+        return product.permute(0, 2, 3, 1).view(num_rows, len(self.scales))
 
 
 PackedWeight = PackedFloat | PackedInt8
@@ -144,6 +187,13 @@ def sums_are_exact() -> bool:
     return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 
 
+def _mkl_has_better_kernels(dtype: torch.dtype) -> bool:
+    """Whether products of many rows are faster with MKL than with oneDNN."""
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    is_avx2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return bool(has_mkl and is_avx2) and dtype == torch.float32
+
+
 def has_packed_kernels(device: torch.device) -> bool:
     """Whether there are kernels that take weights on a device packed, as int8 at least."""
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -158,24 +208,12 @@ def pack(weight: Tensor, *, int8: bool = False) -> PackedWeight | None:
         return PackedInt8.quantised(weight.detach().float())
     if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return None  # as with AVX2 alone, where packing it would raise
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS_HINT)
-    return PackedFloat(packed, weight if weight.numel() < _MIN_SINGLE_ROW_SIZE else None)
-
-
-def _quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Unsigned bytes about `_ZERO_POINT`, [rows, in], and the peak of each row, [rows, 1].
-
-    The conversion of integers keeps their lowest byte, and is several times as fast as that of
-    floats to bytes. A row that is not finite has no finite peak, and so no finite outputs.
-    """
-    peaks = _peaks(x)
-    rounded = (x * (_MAX_STEP / peaks)).add_(_ROUNDER)
-    return rounded.view(torch.int32).to(torch.uint8), peaks
+    return PackedFloat.of(weight)
 
 
 def _peaks(rows: Tensor) -> Tensor:
     """Largest magnitude of each row, [rows, 1]."""
-    return rows.abs().amax(dim=1, keepdim=True).clamp_min_(_TINY)
+    return rows.abs().amax(dim=1, keepdim=True)
 
 
 class PackedLinear(nn.Module):
