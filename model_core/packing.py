@@ -22,7 +22,7 @@ _ROWS_HINT = 64  # the order hardly depends on it
 _MIN_SINGLE_ROW_SIZE = 1 << 20
 """A single row is faster times a smaller weight that is not packed."""
 _MAX_MANY_ROWS_OUTPUTS = 4096
-_MANY_ROWS = 96
+_MANY_ROWS = 64
 """For each thread: from here on MKL is faster where there is AVX2 alone, by a tenth to a quarter.
 
 Up to a number of outputs: it orders the weight in each call, and a wide one for too few rows.
@@ -75,7 +75,7 @@ class PackedFloat:
             packed,
             weight,
             suits_one_row=weight.numel() < _MIN_SINGLE_ROW_SIZE,
-            suits_many_rows=_mkl_has_better_kernels(weight.dtype)
+            suits_many_rows=_has_better_mkl(weight.dtype)
             and weight.shape[0] <= _MAX_MANY_ROWS_OUTPUTS,
         )
 
@@ -187,7 +187,7 @@ def sums_are_exact() -> bool:
     return all(bool(torch.allclose(each, torch.full((), float(num_inputs)))) for each in sums)
 
 
-def _mkl_has_better_kernels(dtype: torch.dtype) -> bool:
+def _has_better_mkl(dtype: torch.dtype) -> bool:
     """Whether products of many rows are faster with MKL than with oneDNN."""
     has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     is_avx2 = torch.backends.cpu.get_cpu_capability() == "AVX2"

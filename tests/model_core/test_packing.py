@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model_core.batching import may_pad
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder
 from model_core.families import find_family
 from model_core.lean import LeanRunner
-from model_core.packing import PackedInt8, PackedLinear, pack, packed_copy, sums_are_exact
+from model_core.packing import (
+    PackedFloat,
+    PackedInt8,
+    PackedLinear,
+    pack,
+    packed_copy,
+    sums_are_exact,
+)
 from model_core.request import Output, Request
 from model_core.self_check import SelfCheck, check_decoder
 from model_core.sizes import max_len
@@ -110,6 +118,26 @@ def test_where_a_processor_sums_in_16_bits_weights_have_half_the_steps(
     torch.testing.assert_close(found, (weight / step).round() * step)
 
 
+def test_an_input_gets_the_same_step_wherever_it_stands() -> None:
+    """Whether its sum is rounded once or twice must not depend on the lane that it falls into."""
+    num_inputs = 37  # whole vectors and a rest, on any processor
+    layer = pack(torch.eye(num_inputs), int8=True)
+    assert isinstance(layer, PackedInt8)
+    values = torch.rand(1 << 20)
+    values[0] = peak = values.max()
+    # Those that the two ways put into different steps.
+    twice = values * (127 / peak) + layer.rounder[0]
+    once = (values.double() * (127 / peak).double() + layer.rounder[0].double()).float()
+    close = values[twice != once][:64]
+    assert len(close) > 0
+    for value in close:
+        rows = torch.full((3, num_inputs), value.item())
+        rows[:, 5] = peak
+        found = layer(rows, None)
+        rest = found[:, [column for column in range(num_inputs) if column != 5]]
+        assert (rest == rest[0, 0]).all()
+
+
 @pytest.mark.usefixtures("max_step")
 def test_no_rows_give_no_rows() -> None:
     layer, _, bias = int8_layer(64, 192)
@@ -168,6 +196,24 @@ def test_packing_shares_all_parameters_and_leaves_the_module_as_it_was(name: str
     packed = [each for each in copied.modules() if isinstance(each, PackedLinear)]
     assert len(packed) == len(linears) > 0
     assert {id(each) for each in copied.parameters()} == {id(each) for each in module.parameters()}
+
+
+@pytest.mark.usefixtures("num_threads")
+@pytest.mark.parametrize("is_mkl_better", [True, False])
+@pytest.mark.parametrize("shape", [(48, 64), (8200, 16)])
+def test_a_float_product_is_the_plain_one_whichever_kernel_is_faster(
+    shape: tuple[int, int], is_mkl_better: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_core.packing._has_better_mkl", lambda dtype: is_mkl_better)
+    torch.manual_seed(0)
+    weight, bias = torch.randn(shape), torch.randn(shape[0])
+    packed = pack(weight)
+    assert isinstance(packed, PackedFloat)
+    assert packed.suits_many_rows == (is_mkl_better and shape[0] < 8200)
+    for num_rows in (0, 1, 2, 63, 64, 127, 128, 300):
+        rows = torch.randn(num_rows, shape[1])
+        torch.testing.assert_close(packed(rows, bias), functional.linear(rows, weight, bias))
+        torch.testing.assert_close(packed(rows, None), functional.linear(rows, weight))
 
 
 def test_a_dtype_that_has_no_packed_kernel_is_left_plain() -> None:
