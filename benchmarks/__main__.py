@@ -1,9 +1,11 @@
 """The command line of the benchmarks: `run`, `sweep`, `publish`."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from benchmarks.plan import PLANS, describe, plan
 from benchmarks.results import Results
@@ -69,8 +71,14 @@ def _publish(arguments: argparse.Namespace) -> None:
     )
 
 
+def _end(signum: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + signum)
+
+
 def main() -> None:
     """Run from the command line."""
+    # The systems that it started sleep, with all their memory: they end with it, not after it.
+    signal.signal(signal.SIGTERM, _end)
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
     running = commands.add_parser("run", help="measure")

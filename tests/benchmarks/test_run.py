@@ -1,6 +1,8 @@
 """Plans are interleaved and sized for their time; what cannot be measured is named."""
 
+import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import __main__ as command
 from benchmarks import run as runs
 from benchmarks.libraries import Knobs
 from benchmarks.plan import PLANS, Measurement, Sizes, describe, plan, seconds_of, stages
@@ -264,3 +267,27 @@ def _await_state(pid: int, states: str) -> None:
     while Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split(")")[1][1] not in states:
         assert time.monotonic() < give_up
         os.sched_yield()
+
+
+def test_a_benchmark_that_is_told_to_end_leaves_none_of_its_systems_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    def measure(arguments: argparse.Namespace) -> None:
+        with _process(["sleep", "60"]) as process:
+            started.append(process)
+            _Sleeper(process).sleep()
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("it went on")
+
+    monkeypatch.setattr(command, "_run", measure)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "run"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert [process.poll() for process in started] == [-signal.SIGTERM]
