@@ -36,13 +36,11 @@ def attend(
         of_layers[layer % len(of_layers)] + torch.bmm(keys, rows.mT).mT
         for (keys, _), of_layers in zip(entries, biases, strict=True)
     ]
-    if len(entries) == 1:
-        context = torch.bmm(torch.softmax(logits[0], dim=2), entries[0][1])
-    else:
-        weights = torch.softmax(torch.cat(logits, dim=2), dim=2)
-        parts = torch.split(weights, [part.shape[2] for part in logits], dim=2)
-        context = torch.bmm(parts[0], entries[0][1])
-        for part, (_, values) in zip(parts[1:], entries[1:], strict=True):
-            context = torch.baddbmm(context, part, values)
+    weights = torch.softmax(logits[0] if len(logits) == 1 else torch.cat(logits, dim=2), dim=2)
+
+    parts = torch.split(weights, [part.shape[2] for part in logits], dim=2)
+    context = torch.bmm(parts[0], entries[0][1])
+    for part, (_, values) in zip(parts[1:], entries[1:], strict=True):
+        context = torch.baddbmm(context, part, values)
     context = context.view(num_slots, num_heads, num_beams, head_dim).transpose(1, 2)
     return context.reshape(num_slots * num_beams, num_heads * head_dim)

@@ -23,7 +23,7 @@ _MIN_SINGLE_ROW_SIZE = 1 << 20
 """A single row is faster times a smaller weight that is not packed."""
 _MAX_MANY_ROWS_OUTPUTS = 4096
 _MANY_ROWS = 64
-"""For each thread: from here on MKL is faster where there is AVX2 alone, by a tenth to a quarter.
+"""For each thread: from about here on MKL is faster where there is AVX2 alone, by up to a quarter.
 
 Up to a number of outputs: it orders the weight in each call, and a wide one for too few rows.
 """
@@ -50,7 +50,7 @@ class PackedFloat:
         packed: [out, in], in an order of oneDNN's.
         plain: As the checkpoint has it.
         suits_one_row: Whether the plain one is faster for a single row.
-        suits_many_rows: Whether it is for `_MANY_ROWS` and more.
+        suits_many_rows: Whether it is for `_MANY_ROWS` for each thread, and more.
     """
 
     packed: Tensor
@@ -108,9 +108,8 @@ class PackedInt8:
     def quantised(cls, weight: Tensor) -> "PackedInt8":
         """From a weight, [out, in]: the nearest steps, symmetric about zero."""
         is_exact = sums_are_exact()
-        steps_per_unit = (_MAX_STEP if is_exact else _MAX_STEP_IN_16_BITS) / _peaks(
-            weight
-        ).clamp_min_(_TINY)
+        max_step = _MAX_STEP if is_exact else _MAX_STEP_IN_16_BITS
+        steps_per_unit = max_step / _peaks(weight).clamp_min_(_TINY)
         steps = (weight * steps_per_unit).round_().to(torch.int8)
         scales = (1 / (steps_per_unit * _MAX_STEP)).flatten()
         # Without VNNI the kernel of linear layers packs the weight anew in each call, and sums it
