@@ -158,9 +158,8 @@ class Tandem(Library):
         return self._served.engine.step()
 
     def _submit(self, items: Sequence[Item]) -> list[Any]:
-        """Futures of requests that come at once."""
-        prepared = [self._prepare(item) for item in items]
-        return [self._served.submit(each) for each in prepared]
+        """Futures of requests that come at once; a loop of its own begins with the first."""
+        return [self._served.submit(self._prepare(item)) for item in items]
 
     def _prepare(self, item: Item) -> Any:
         from model_core.generation import GenerationOverrides

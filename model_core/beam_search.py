@@ -12,8 +12,9 @@ from model_core.search import (
     START_LEN,
     Choice,
     Ended,
-    FixedProcessors,
+    FixedRanking,
     Hypotheses,
+    Ranked,
     Search,
     hypothesis,
     lists_of,
@@ -49,7 +50,7 @@ class BeamSearch(Search):
         num_candidates: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
-        fixed: FixedProcessors | None = None,
+        fixed: FixedRanking | None = None,
     ) -> None:
         shape = (capacity, num_beams)
         self._finished_ids = torch.zeros((*shape, 0), dtype=torch.long, device=device)
@@ -71,13 +72,9 @@ class BeamSearch(Search):
     def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see log-probabilities, as in transformers' beam search."""
         num_slots = logits.shape[0] // self.num_beams
-        if logits.dtype == torch.float32:
-            log_probs = torch.log_softmax(logits, dim=-1, out=logits)  # fresh memory is slow
-        else:
-            log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        log_probs = self._process(log_probs.view(num_slots, self.num_beams, -1))
         in_prompt = self._in_prompt(num_slots)
-        scores, parents, token_ids, is_usable = self._candidates(log_probs, in_prompt)
+        ranked = self._ranked(logits.view(num_slots, self.num_beams, -1))
+        scores, parents, token_ids, is_usable = self._candidates(ranked, in_prompt)
 
         ended = self._is_eos(token_ids)
         self._add_stopped(ended, parents, token_ids)
@@ -94,21 +91,22 @@ class BeamSearch(Search):
         done = (self._is_decided(num_slots) | ended.all(-1)) & ~in_prompt
         return Choice(parents, done, ~is_usable)
 
-    def _candidates(
-        self, log_probs: Tensor, in_prompt: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Scores, parents and tokens of the continuations of each slot that are considered.
-
-        Args:
-            log_probs: [num_slots, num_beams, vocab], processed.
-            in_prompt: [num_slots].
-
-        Returns:
-            Each [num_slots, num_candidates], and [num_slots]: whether a slot has a candidate with
-            a finite score. A slot in its prompt has one candidate for each of its rows, with the
-            token that is given.
-        """
-        num_beams = self.num_beams
+    def _ranked(self, logits: Tensor) -> Ranked:
+        """The continuations that are considered, of logits [num_slots, num_beams, vocab]."""
+        num_slots = len(logits)
+        if self._fixed is not None:
+            return self._fixed.best(
+                logits,
+                self._live_scores[:num_slots],
+                self.num_candidates,
+                self._token_ids[:num_slots],
+                self._lengths[:num_slots],
+            )
+        if logits.dtype == torch.float32:
+            log_probs = torch.log_softmax(logits, dim=-1, out=logits)  # fresh memory is slow
+        else:
+            log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        log_probs = self._process(log_probs)
         scores, parents, token_ids = self._best(log_probs)
         for slot, generator in self._drawing():
             totals = self._totals(log_probs, slot)
@@ -117,6 +115,24 @@ class BeamSearch(Search):
                 drawn = torch.multinomial(probabilities, self.num_candidates, generator=generator)
                 scores[slot] = totals[drawn]
                 parents[slot], token_ids[slot] = self._split(drawn, log_probs)
+        return scores, parents, token_ids
+
+    def _candidates(
+        self, ranked: Ranked, in_prompt: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a slot can continue with: what is best, or what its prompt gives.
+
+        Args:
+            ranked: See `_ranked`.
+            in_prompt: [num_slots].
+
+        Returns:
+            Scores, parents and tokens, each [num_slots, num_candidates], and [num_slots]: whether
+            a slot has a candidate with a finite score. A slot in its prompt has one candidate for
+            each of its rows, with the token that is given.
+        """
+        num_beams = self.num_beams
+        scores, parents, token_ids = ranked
         # A slot that is not a number fails at once, in its prompt too: its keys must not stay.
         broken = scores.isnan().any(1)
         if self._may_be_in_prompt():
@@ -131,13 +147,13 @@ class BeamSearch(Search):
                 chosen[:, :num_beams] = torch.where(in_prompt, given, chosen[:, :num_beams])
         return scores, parents, token_ids, scores.amax(1).isfinite() & ~broken
 
-    def _best(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _best(self, log_probs: Tensor) -> Ranked:
         """Scores, parents and tokens of the best continuations, each [num_slots, num_candidates].
 
         The best of each row are found first, and only they are added to a score. Where two scores
         are equal, all of the slot are ranked as transformers ranks them, so that the same one wins;
-        one more than is wanted shows whether the last has an equal. On a GPU, where a search is
-        fixed, nobody knows which of two equal scores transformers takes.
+        one more than is wanted shows whether the last has an equal. (In a fixed search, on a GPU,
+        nobody knows which of two equal scores transformers takes.)
         """
         num_slots, num_beams, vocab = log_probs.shape
         of_row = min(self.num_candidates + 1, vocab)
@@ -147,8 +163,6 @@ class BeamSearch(Search):
         ranked, flat = totals.topk(min(self.num_candidates + 1, totals.shape[1]))
         scores, flat = ranked[:, : self.num_candidates], flat[:, : self.num_candidates]
         parents, token_ids = flat // of_row, tokens.view(num_slots, -1).gather(1, flat)
-        if self._fixed is not None:
-            return scores, parents, token_ids  # the device is asked nothing
         has_equals = (ranked[:, 1:] == ranked[:, :-1]).any(1)
         for slot in has_equals.nonzero()[:, 0].tolist():
             scores[slot], flat = self._totals(log_probs, slot).topk(self.num_candidates)

@@ -18,6 +18,9 @@ from model_core.key_values import CacheLayout
 from model_core.packing import PackedWeight, pack
 
 _Part = TypeVar("_Part")
+_Kind = TypeVar("_Kind")
+AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""Hidden states, residual, weight, bias, eps -> layer normalisation of the sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,29 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Layer normalisation over the last dimension."""
+    """Layer normalisation over the last dimension.
+
+    Attributes:
+        weight: [hidden].
+        bias: [hidden].
+        eps: Added to the variance.
+        add_norm: The kernel of `of_sum`, where the device has one.
+    """
 
     weight: Tensor
     bias: Tensor
     eps: float
+    add_norm: AddNorm | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]."""
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+    def of_sum(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """Of `hidden + residual`, each [rows, hidden]."""
+        if self.add_norm is None:
+            return self(hidden + residual)
+        return self.add_norm(hidden, residual, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +109,10 @@ class RMSNorm:
         if self.weight.dtype in (torch.float16, torch.bfloat16):
             normalised = normalised.to(self.weight.dtype)
         return self.weight * normalised
+
+    def of_sum(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """Of `hidden + residual`, each [rows, hidden]."""
+        return self(hidden + residual)
 
 
 Norm = LayerNorm | RMSNorm
@@ -240,11 +261,18 @@ class Head:
         output: [vocab, hidden] projection.
         transform: BERT's dense layer before it, if any.
         scale: Factor on the hidden states before the projection.
+        num_padding: Outputs at the end that are no tokens.
     """
 
     output: Linear
     transform: HeadTransform | None = None
     scale: float = 1.0
+    num_padding: int = 0
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits of one row."""
+        return self.output.weight.shape[0] - self.num_padding
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, vocab]."""
@@ -252,7 +280,18 @@ class Head:
             hidden = self.transform(hidden)
         if self.scale != 1.0:
             hidden = hidden * self.scale
-        return self.output(hidden)
+        logits = self.output(hidden)
+        return logits[:, : self.vocab_size] if self.num_padding else logits
+
+    def padded_to(self, multiple: int) -> "Head":
+        """The same with as many outputs as a multiple; rows of logits lie so far apart then."""
+        missing = -self.output.weight.shape[0] % multiple
+        if not missing:
+            return self
+        weight, bias = self.output.weight, self.output.bias
+        weight = functional.pad(weight, (0, 0, 0, missing))
+        bias = None if bias is None else functional.pad(bias, (0, missing))
+        return replace(self, output=Linear(weight, bias), num_padding=self.num_padding + missing)
 
 
 class AttentionContext(Protocol):
@@ -299,7 +338,7 @@ class Decoder:
     @property
     def vocab_size(self) -> int:
         """Logits of one row."""
-        return self.head.output.weight.shape[0]
+        return self.head.vocab_size
 
     @property
     def cache_layout(self) -> CacheLayout:
@@ -321,9 +360,19 @@ class Decoder:
         layers = tuple(_folded(layer, self.attention_scale) for layer in self.layers)
         return replace(self, layers=layers, attention_scale=1.0)
 
+    def padded_to(self, multiple: int) -> "Decoder":
+        """The same with as many outputs as a multiple; see `Head.num_padding`."""
+        return replace(self, head=self.head.padded_to(multiple))
+
+    def with_add_norm(self, add_norm: AddNorm) -> "Decoder":
+        """The same with a kernel for layer normalisations behind residual connections."""
+        return _replaced(self, LayerNorm, lambda norm: replace(norm, add_norm=add_norm))
+
     def packed(self, *, int8: bool = False) -> "Decoder":
         """The same with packed weights, where that is faster; as int8 if asked for."""
-        return _packed(self, int8=int8)
+        return _replaced(
+            self, Linear, lambda linear: replace(linear, packed=pack(linear.weight, int8=int8))
+        )
 
     def project_sources(self, encoder_outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Cross-attention keys and values of source tokens, layer by layer.
@@ -372,7 +421,7 @@ class Decoder:
     def _residual(self, hidden: Tensor, norm: Norm, block: Callable[[Tensor], Tensor]) -> Tensor:
         if self.norm_first:
             return hidden + block(norm(hidden))
-        return norm(hidden + block(hidden))
+        return norm.of_sum(hidden, block(hidden))
 
     def _self_attend(
         self,
@@ -416,15 +465,15 @@ def _folded(layer: DecoderLayer, scale: float) -> DecoderLayer:
     )
 
 
-def _packed(part: _Part, *, int8: bool) -> _Part:
-    """A part of a decoder, all of whose linear layers are packed."""
-    if isinstance(part, Linear):
-        return replace(part, packed=pack(part.weight, int8=int8))
+def _replaced(part: _Part, kind: type[_Kind], change: Callable[[_Kind], _Kind]) -> _Part:
+    """A part of a decoder in which everything of a kind is changed."""
+    if isinstance(part, kind):
+        return cast(_Part, change(part))
     if isinstance(part, tuple):
-        return cast(_Part, tuple(_packed(each, int8=int8) for each in part))
+        return cast(_Part, tuple(_replaced(each, kind, change) for each in part))
     if not is_dataclass(part) or isinstance(part, type):
         return part
-    parts = {each.name: _packed(getattr(part, each.name), int8=int8) for each in fields(part)}
+    parts = {each.name: _replaced(getattr(part, each.name), kind, change) for each in fields(part)}
     return replace(part, **parts)
 
 

@@ -12,7 +12,7 @@ from model_core.search import (
     START_LEN,
     Choice,
     Ended,
-    FixedProcessors,
+    FixedRanking,
     Hypotheses,
     Search,
     hypothesis,
@@ -35,7 +35,7 @@ class Sampler(Search):
         num_sequences: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
-        fixed: FixedProcessors | None = None,
+        fixed: FixedRanking | None = None,
     ) -> None:
         super().__init__(capacity, num_sequences, device, stop_strings, fixed)
         shape = (capacity, num_sequences)
@@ -51,13 +51,14 @@ class Sampler(Search):
     def _choose(self, logits: Tensor) -> Choice:
         """See `Search`. Processors see raw logits, as in transformers' `_sample`."""
         num_slots = logits.shape[0] // self.num_beams
-        scores = self._process(logits.float().view(num_slots, self.num_beams, -1))
-        token_ids = first_max(scores.flatten(0, 1)).view(num_slots, -1)
-        undrawable = self._draw(scores, token_ids)
-        # A log-softmax is one pass of its own kernel; a log-sum-exp takes several. In place, since
-        # fresh memory is slow.
-        log_probs = torch.log_softmax(scores, dim=-1, out=scores)
-        chosen = log_probs.gather(2, token_ids[..., None])[..., 0]
+        logits = logits.view(num_slots, self.num_beams, -1)
+        undrawable: set[int] = set()
+        if self._fixed is None:
+            token_ids, chosen, undrawable = self._pick(logits)
+        else:
+            token_ids, chosen = self._fixed.likeliest(
+                logits, self._token_ids[:num_slots], self._lengths[:num_slots]
+            )
 
         in_prompt = self._in_prompt(num_slots)[:, None]
         # A slot that is not a number fails at once, in its prompt too: its keys must not stay.
@@ -72,6 +73,20 @@ class Sampler(Search):
             token_ids = torch.where(in_prompt, self._given(num_slots), token_ids)
         token_ids = torch.where(self._ended[:num_slots], self._pad_token_ids[:num_slots], token_ids)
         return Choice(None, self._end(token_ids, in_prompt), failed)
+
+    def _pick(self, logits: Tensor) -> tuple[Tensor, Tensor, set[int]]:
+        """Next tokens, their log-probabilities, and the slots in which no token can be drawn.
+
+        Args:
+            logits: [num_slots, num_beams, vocab]; changed in place.
+        """
+        scores = self._process(logits.float())
+        token_ids = first_max(scores.flatten(0, 1)).view(len(scores), -1)
+        undrawable = self._draw(scores, token_ids)
+        # A log-softmax is one pass of its own kernel; a log-sum-exp takes several. In place, since
+        # fresh memory is slow.
+        log_probs = torch.log_softmax(scores, dim=-1, out=scores)
+        return token_ids, log_probs.gather(2, token_ids[..., None])[..., 0], undrawable
 
     def _draw(self, scores: Tensor, token_ids: Tensor) -> set[int]:
         """Replace the tokens of the slots that draw; gives those in which no token can be drawn.

@@ -65,8 +65,15 @@ class _Slot:
     generator: torch.Generator | None
 
 
-class FixedProcessors(Protocol):
-    """Logits processors of a fixed search, over buffers of its whole capacity.
+Ranked = tuple[Tensor, Tensor, Tensor]
+"""Scores, parents and tokens of the best continuations of each slot, [num_slots, n] each."""
+
+
+class FixedRanking(Protocol):
+    """Logits processors of a fixed search and what is best after them.
+
+    Over buffers of its whole capacity. Logits may be changed; their rows may lie further apart than
+    they are long.
 
     Attributes:
         max_length: Longest target.
@@ -79,13 +86,36 @@ class FixedProcessors(Protocol):
     def put(self, parameters: Sequence[GenerationParameters]) -> None:
         """Set what the requests of the first slots want."""
 
-    def __call__(self, scores: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Process scores, which may be changed.
+    def likeliest(
+        self, logits: Tensor, token_ids: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The likeliest token of each row and its log-probability; processors see logits.
 
         Args:
-            scores: [num_slots, num_beams, vocab].
+            logits: [num_slots, num_beams, vocab].
             token_ids: [num_slots, num_beams, max_length + 1].
             lengths: [num_slots], tokens of each target.
+
+        Returns:
+            Both [num_slots, num_beams].
+        """
+
+    def best(
+        self,
+        logits: Tensor,
+        live_scores: Tensor,
+        num_candidates: int,
+        token_ids: Tensor,
+        lengths: Tensor,
+    ) -> Ranked:
+        """The best continuations of each slot; processors see log-probabilities.
+
+        Args:
+            logits: [num_slots, num_beams, vocab].
+            live_scores: [num_slots, num_beams], of each hypothesis so far.
+            num_candidates: How many are wanted of each slot.
+            token_ids: See `likeliest`.
+            lengths: See `likeliest`.
         """
 
 
@@ -104,7 +134,7 @@ class Search(ABC):
         num_beams: Hypotheses per slot.
         device: Where the logits are.
         stop_strings: The checkpoint's; None where no request has any.
-        fixed: Logits processors of a fixed search; None for one that is not.
+        fixed: What ranks in a fixed search; None for one that is not.
     """
 
     def __init__(
@@ -113,7 +143,7 @@ class Search(ABC):
         num_beams: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
-        fixed: FixedProcessors | None = None,
+        fixed: FixedRanking | None = None,
     ) -> None:
         self.num_beams = num_beams
         self._device = device
@@ -310,10 +340,10 @@ class Search(ABC):
         return self._token_ids[:num_slots].gather(2, index)[..., 0]
 
     def _process(self, scores: Tensor) -> Tensor:
-        """Apply the logits processors to [num_slots, num_beams, vocab], which may be changed."""
-        if self._fixed is not None:
-            num_slots = scores.shape[0]
-            return self._fixed(scores, self._token_ids[:num_slots], self._lengths[:num_slots])
+        """Apply the logits processors to [num_slots, num_beams, vocab], which may be changed.
+
+        In a search that is not fixed.
+        """
         history = History(
             self._token_ids[: self.num_slots, :, : self._longest], torch.tensor(self._host_lengths)
         )

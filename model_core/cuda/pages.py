@@ -115,7 +115,17 @@ def page_bytes(layout: CacheLayout) -> int:
     return PAGE_LEN * layout.bytes_per_token
 
 
-def places_of(pages: Sequence[int], num_entries: int) -> Tensor:
-    """Page of each entry and its place in the page, [2, num_entries]."""
-    entries = torch.arange(num_entries)
-    return torch.stack((torch.tensor(pages)[entries // PAGE_LEN], entries % PAGE_LEN))
+def places_of(pages: Sequence[Sequence[int]], lengths: Sequence[int]) -> Tensor:
+    """Page of each entry and its place in the page, owner after owner: [2, num_entries].
+
+    Args:
+        pages: Of each owner, in the order of its entries.
+        lengths: Entries of each.
+    """
+    of_owner = torch.tensor(lengths)
+    first_entries = (of_owner.cumsum(0) - of_owner).repeat_interleave(of_owner)
+    entries = torch.arange(len(first_entries)) - first_entries
+    num_pages = torch.tensor([len(own) for own in pages])
+    first_pages = (num_pages.cumsum(0) - num_pages).repeat_interleave(of_owner)
+    all_pages = torch.tensor([page for own in pages for page in own])
+    return torch.stack((all_pages[first_pages + entries // PAGE_LEN], entries % PAGE_LEN))

@@ -48,7 +48,7 @@ class Place:
 STEPS_AHEAD = 3
 """Steps that may be under way when the host goes on; with one more it waits for the oldest.
 
-So many are done while the host launches a pass of the encoder, which takes it some milliseconds.
+So many are done while the host deals with those who come and go, which takes it some milliseconds.
 """
 
 
@@ -111,6 +111,11 @@ class Pool:
         """Keys of all slots in one layer, of sources and targets; asks the device."""
         table = self._table
         return int((table.source_lens + table.lengths * self.search.num_beams).sum())
+
+    @property
+    def num_under_way(self) -> int:
+        """Steps whose end the host has not seen yet."""
+        return len(self._under_way)
 
     @property
     def is_full(self) -> bool:

@@ -1,4 +1,4 @@
-"""Logits processors of a captured step: the same operations whoever is in it."""
+"""Logits processors of a captured step, and its ranking: the same operations whoever is in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model_core.cuda.ranking import Ranking
 from model_core.generation import GenerationParameters
 from model_core.logits import repeated_ngrams, single_bad_words
+from model_core.search import Ranked
 from model_core.transfer import to_device
 
 _NONE = -1
@@ -84,20 +86,27 @@ _BEYOND = (
 """What few requests ask for: other than neutral, it is done request by request."""
 
 
-class CapturedProcessors:
-    """See `FixedProcessors`; what each does is what its namesake in `model_core.logits` does.
+class CapturedRanking:
+    """See `FixedRanking`; each processor does what its namesake in `model_core.logits` does.
+
+    Logits are kept as they are, in half precision too: what a log-softmax would take from a row is
+    taken from its candidates alone.
 
     Args:
-        kind: What they can do.
+        kind: What its processors can do.
         capacity: Most slots.
         max_length: Longest target.
-        device: Where the scores are.
+        device: Where the logits are.
+        ranking: What finds the best.
     """
 
-    def __init__(self, kind: Kind, capacity: int, max_length: int, device: torch.device) -> None:
+    def __init__(
+        self, kind: Kind, capacity: int, max_length: int, device: torch.device, ranking: Ranking
+    ) -> None:
         self.max_length = max_length
         self.num_eos = kind.num_eos
         self._kind = kind
+        self._ranking = ranking
         # Of each slot: minimum and maximum length, n-gram size, forced BOS, whether scores are
         # renormalised, then EOS tokens, banned tokens and forced EOS tokens.
         widths = (1, 1, 1, 1, 1, kind.num_eos, kind.num_banned, kind.num_forced_eos)
@@ -109,7 +118,7 @@ class CapturedProcessors:
         self._eos, self._banned, self._forced_eos = columns[5:]
 
     def put(self, parameters: Sequence[GenerationParameters]) -> None:
-        """See `FixedProcessors`."""
+        """See `FixedRanking`."""
         kind = self._kind
         rows = [
             [
@@ -129,21 +138,57 @@ class CapturedProcessors:
         self._numbers[: len(rows)] = to_device(torch.tensor(rows), device)
         self._penalties[: len(rows)] = to_device(penalties, device)
 
-    def __call__(self, scores: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """See `FixedProcessors`."""
+    def likeliest(
+        self, logits: Tensor, token_ids: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `FixedRanking`."""
         if self._kind.has_penalty:
-            self._penalise(scores, token_ids, lengths)
-        self._ban(scores, token_ids, lengths)
-        num_slots = len(lengths)
+            logits = logits.float()
+            self._penalise(logits, token_ids, lengths)
+        self._allow(logits, token_ids, lengths)
+        rows = logits.flatten(0, 1)[:, None]
+        normalizers = self._ranking.log_sum_exp(rows)
+        # Each row for itself; that nothing came before changes no order.
+        found, _, best = self._ranking.best(rows, normalizers, torch.zeros_like(normalizers), 1)
+        return best.view(logits.shape[:2]), found.view(logits.shape[:2])
+
+    def best(
+        self,
+        logits: Tensor,
+        live_scores: Tensor,
+        num_candidates: int,
+        token_ids: Tensor,
+        lengths: Tensor,
+    ) -> Ranked:
+        """See `FixedRanking`."""
+        normalizers = self._ranking.log_sum_exp(logits)
+        if self._kind.has_penalty:
+            logits = logits.float() - normalizers[..., None]
+            normalizers = torch.zeros_like(normalizers)
+            self._penalise(logits, token_ids, lengths)
+        is_forced = self._allow(logits, token_ids, lengths)
+        if is_forced is not None:
+            normalizers = normalizers.masked_fill(is_forced[:, None], 0.0)
+        if self._kind.renormalizes:
+            wanted = self._renormalized[: len(lengths)] == 1
+            normalizers = torch.where(wanted, self._ranking.log_sum_exp(logits), normalizers)
+        return self._ranking.best(logits, normalizers, live_scores, num_candidates)
+
+    def _allow(self, logits: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor | None:
+        """Leave the tokens that may follow; where they are forced their log-probability is 0.
+
+        Returns:
+            [num_slots], where they are forced; None where none ever is.
+        """
+        self._ban(logits, token_ids, lengths)
+        num_slots, is_forced = len(lengths), None
         if self._kind.has_forced_bos:
-            _force(scores, self._forced_bos[:num_slots], lengths == 1)
+            is_forced = _force(logits, self._forced_bos[:num_slots], lengths == 1)
         if self._kind.num_forced_eos:
             is_last = lengths == self._max_lengths[:num_slots, 0] - 1
-            _force(scores, self._forced_eos[:num_slots], is_last)
-        if self._kind.renormalizes:
-            wanted = self._renormalized[:num_slots, :, None] == 1
-            scores = torch.where(wanted, scores.log_softmax(-1), scores)
-        return scores
+            is_end = _force(logits, self._forced_eos[:num_slots], is_last)
+            is_forced = is_end if is_forced is None else is_forced | is_end
+        return is_forced
 
     def _penalise(self, scores: Tensor, token_ids: Tensor, lengths: Tensor) -> None:
         """Repetition: where a slot's penalty is 1 nothing changes."""
@@ -170,12 +215,16 @@ class CapturedProcessors:
         tokens = torch.cat([tokens for tokens, _ in bans], dim=2)
         is_banned = torch.cat([each.expand(-1, num_beams, -1) for _, each in bans], dim=2)
         # A token may be named twice: the minimum lets any ban win.
-        limits = torch.where(is_banned, -torch.inf, torch.inf)
+        limits = torch.where(is_banned, -torch.inf, torch.inf).to(scores.dtype)
         scores.scatter_reduce_(2, tokens, limits, "amin")
 
 
-def _force(scores: Tensor, token_ids: Tensor, now: Tensor) -> None:
-    """Only these tokens, [num_slots, num_tokens], where there are any and it is time."""
+def _force(scores: Tensor, token_ids: Tensor, now: Tensor) -> Tensor:
+    """Only these tokens, [num_slots, num_tokens], where there are any and it is time: there 0.
+
+    Returns:
+        [num_slots], where that is.
+    """
     is_forced = now & (token_ids[:, 0] >= 0)
     scores.masked_fill_(is_forced[:, None, None], -torch.inf)
     # Where fewer are forced than there is room for, the first one fills up.
@@ -183,6 +232,7 @@ def _force(scores: Tensor, token_ids: Tensor, now: Tensor) -> None:
     index = known[:, None].expand(-1, scores.shape[1], -1)
     kept = scores.gather(2, index).masked_fill(is_forced[:, None, None], 0.0)
     scores.scatter_(2, index, kept)
+    return is_forced
 
 
 def _padded(token_ids: Sequence[int], width: int) -> list[int]:

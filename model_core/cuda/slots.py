@@ -47,7 +47,6 @@ class SlotTable:
     ) -> None:
         width = _PAGES + max_source_pages + max_target_pages
         self._rows = torch.zeros((num_slots, width), dtype=torch.int32, device=device)
-        self._max_source_pages = max_source_pages
         self.lengths = self._rows[:, _LENGTH]
         self.source_lens = self._rows[:, _SOURCE_LEN]
         self.source_pages = self._rows[:, _PAGES : _PAGES + max_source_pages]
@@ -64,14 +63,20 @@ class SlotTable:
             length: Of each target.
             newcomers: Source length and pages of each.
         """
-        rows = torch.zeros((len(newcomers), self._rows.shape[1]), dtype=torch.int32)
-        rows[:, _LENGTH] = length
-        targets = _PAGES + self._max_source_pages
-        for row, (source_len, pages) in zip(rows, newcomers, strict=True):
-            row[_SOURCE_LEN] = source_len
-            row[_PAGES : _PAGES + len(pages.source)] = torch.tensor(pages.source)
-            row[targets : targets + len(pages.target)] = torch.tensor(pages.target)
-        self._rows[first : first + len(rows)] = to_device(rows, self._rows.device)
+        most = self.source_pages.shape[1], self.target_pages.shape[1]
+        rows = [
+            [
+                length,
+                source_len,
+                *pages.source,
+                *[0] * (most[0] - len(pages.source)),
+                *pages.target,
+                *[0] * (most[1] - len(pages.target)),
+            ]
+            for source_len, pages in newcomers
+        ]
+        placed = to_device(torch.tensor(rows, dtype=torch.int32), self._rows.device)
+        self._rows[first : first + len(rows)] = placed
 
     def move(self, moves: Moves) -> None:
         """Copy slots over others."""

@@ -23,8 +23,7 @@ def write_sources(
     """
     if not pages:
         return
-    own = zip(pages, outputs, strict=True)
-    places = torch.cat([places_of(each.source, source.shape[0]) for each, source in own], dim=1)
+    places = places_of([each.source for each in pages], [len(source) for source in outputs])
     places = to_device(places, arena.keys.device)
     for layer, (keys, values) in enumerate(decoder.project_sources(torch.cat(list(outputs)))):
         arena.write(layer, places, keys, values)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
+from model_core.cuda.suiting import suited
 from model_core.decoder import Decoder
 from model_core.families.bart import build_bart_decoder
 from model_core.families.bert import build_bert_decoder
@@ -49,4 +50,4 @@ def find_family(model: PreTrainedModel) -> tuple[str, Builder] | None:
     if found is None:
         return None
     family, build = found
-    return family, lambda built: build(built).folded().packed()
+    return family, lambda built: suited(build(built).folded()).packed()

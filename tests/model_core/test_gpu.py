@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model_core.checkpoint import CheckpointOptions
+from model_core.cuda.ranking import fused_ranking
 from model_core.engine import Engine
 from model_core.generation import GenerationLimits
 from model_core.models import ModelSource, load_models
@@ -21,6 +22,7 @@ from tests import tiny
 from tests.lean import load_lean, random_parameters, random_source
 from tests.model_core.cuda.drawn import Shape, assert_close, problem
 from tests.model_core.cuda.runners import pooled_runner
+from tests.model_core.cuda.test_ranking import drawn
 from tests.parity import assert_same, generate_alone
 
 pytestmark = pytest.mark.gpu
@@ -106,6 +108,23 @@ def test_the_compiled_kernel_is_attention_written_out(
             asked.query, asked.entries, asked.ancestry, asked.bias, num_splits=num_splits
         )
         assert_close(context, asked)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("num_beams", [1, 4, 16])
+@pytest.mark.parametrize("vocab_size", [96, 50_265, 58_101, 256_206])
+def test_the_compiled_kernels_find_what_is_best(
+    dtype: torch.dtype, num_beams: int, vocab_size: int
+) -> None:
+    logits, live_scores = drawn(3, num_beams, vocab_size, dtype, 0, "cuda")
+    fused, num_best = fused_ranking(), 1 if num_beams == 1 else 2 * num_beams
+    normalizers = fused.log_sum_exp(logits)
+    expected = logits.double().logsumexp(-1)
+    assert torch.allclose(normalizers.double(), expected, rtol=1e-5, atol=1e-5)
+    found, parents, token_ids = fused.best(logits, normalizers, live_scores, num_best)
+    totals = ((logits.float() - normalizers[..., None]) + live_scores[..., None]).flatten(1)
+    assert torch.equal(found, totals.topk(num_best).values)
+    assert torch.equal(totals.gather(1, parents * vocab_size + token_ids), found)
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")

@@ -5,6 +5,7 @@ In a process of its own: Triton either compiles or interprets. Arguments: a comp
 """
 
 import sys
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -12,16 +13,29 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from model_core.cuda import kernel
+from model_core.cuda import kernel, norm_kernel, ranking_kernel
 from model_core.cuda.pages import PAGE_LEN
 
 WARP_SIZE = 32
 NUM_HEADS = 12
+VOCAB_SIZE = 58_101
+_NORM = ("hidden_ptr", "residual_ptr", "weight_ptr", "bias_ptr", "normed_ptr")
+_WIDTH = {"PADDED": 1024}
+_Kernel = tuple[Any, dict[str, str], dict[str, Any]]
+"""A kernel, the types of its arguments, and its constants."""
 
 
 def compile_for(capability: int, dtype: str, num_beams: int, *, is_self: bool) -> list[str]:
-    """What became of the three kernels, for a compute capability such as 90."""
-    cache, integers = f"*{dtype}", "i32"
+    """What became of the kernels, for a compute capability such as 90."""
+    kernels = (
+        *_of_attention(f"*{dtype}", num_beams, is_self=is_self),
+        *_of_ranking(f"*{dtype}", num_beams),
+        (norm_kernel._add_norm_kernel, dict.fromkeys(_NORM, f"*{dtype}") | {"eps": "fp32"}, _WIDTH),
+    )
+    return [_compile(*each, capability) for each in kernels]
+
+
+def _of_attention(cache: str, num_beams: int, *, is_self: bool) -> Iterator[_Kernel]:
     num_splits, head_dim = (1 if is_self else 4), 80
     shapes = {"NUM_HEADS": NUM_HEADS, "HEAD_DIM": head_dim, "PADDED_DIM": 128}
     attend = {
@@ -41,25 +55,34 @@ def compile_for(capability: int, dtype: str, num_beams: int, *, is_self: bool) -
         "bias_ptr": "*fp32" if is_self else "*i32",
         "partial_ptr": "*fp32" if num_splits > 1 else cache,
     }
-    compiled = []
-    for function, constants in (
-        (kernel._attend_kernel, shapes | attend),
-        (kernel._write_kernel, shapes | attend | {"PADDED_HEADS": 16}),
-        (kernel._combine_kernel, shapes | {"NUM_SPLITS": 4}),
-    ):
-        if function is kernel._combine_kernel:
-            pointers["partial_ptr"] = "*fp32"
-        compiled.append(_compile(function, pointers, integers, constants, capability))
-    return compiled
+    yield kernel._attend_kernel, pointers, shapes | attend
+    yield kernel._write_kernel, pointers, shapes | attend | {"PADDED_HEADS": 16}
+    yield kernel._combine_kernel, pointers | {"partial_ptr": "*fp32"}, shapes | {"NUM_SPLITS": 4}
 
 
-def _compile(
-    function: Any, pointers: dict[str, str], integers: str, constants: dict[str, Any], target: int
-) -> str:
+def _of_ranking(logits: str, num_beams: int) -> Iterator[_Kernel]:
+    chunk, num_best = ranking_kernel.chunk_for(VOCAB_SIZE), 2 * num_beams
+    per_row = triton.cdiv(VOCAB_SIZE, chunk) * num_best
+    of_slot = {
+        "NUM_BEAMS": num_beams,
+        "PER_ROW": per_row,
+        "NUM_BEST": num_best,
+        "PADDED": triton.next_power_of_2(num_beams * per_row),
+    }
+    numbers = ("normalizers_ptr", "live_scores_ptr", "scores_ptr", "sums_ptr")
+    whole = dict.fromkeys(("keys_ptr", "parents_ptr", "token_ids_ptr"), "*i64")
+    pointers = dict.fromkeys(numbers, "*fp32") | whole | {"rows_ptr": logits}
+    yield ranking_kernel._log_sum_exp_kernel, pointers, {"BLOCK": ranking_kernel._BLOCK}
+    of_chunk = {"CHUNK": chunk, "NUM_BEST": num_best}
+    yield ranking_kernel._chunk_kernel, pointers | {"scores_ptr": logits}, of_chunk
+    yield ranking_kernel._slot_kernel, pointers, of_slot
+
+
+def _compile(function: Any, types: dict[str, str], constants: dict[str, Any], target: int) -> str:
     names = function.arg_names
     own = {(names.index(name),): value for name, value in constants.items() if name in names}
     signature = {
-        name: "constexpr" if (index,) in own else pointers.get(name, integers)
+        name: "constexpr" if (index,) in own else types.get(name, "i32")
         for index, name in enumerate(names)
     }
     source = ASTSource(fn=function, signature=signature, constexprs=own)

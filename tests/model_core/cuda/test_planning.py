@@ -47,6 +47,7 @@ def test_room_for_less_than_one_long_request_is_refused_with_both_numbers() -> N
 def test_buckets_are_powers_of_two_up_to_all_slots() -> None:
     assert buckets_up_to(12) == [1, 2, 4, 8, 12]
     assert buckets_up_to(16) == [1, 2, 4, 8, 16]
+    assert buckets_up_to(100) == [1, 2, 4, 8, 16, 32, 48, 64, 96, 100]
 
 
 @pytest.mark.parametrize("name", ["bart", "m2m100"])

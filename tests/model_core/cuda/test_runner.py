@@ -150,12 +150,15 @@ def run(runner: PooledRunner) -> dict[Request, Output]:
     return outputs
 
 
+@pytest.mark.parametrize("is_captured", [True, False], ids=["captured", "eager"])
 @pytest.mark.parametrize("name", ["bart", "t5"])
-def test_the_fused_kernel_serves_too(name: str) -> None:
+def test_the_fused_kernels_serve_too(name: str, is_captured: bool) -> None:
     pytest.importorskip("triton")
     lean = load_lean(name)
     runner = pooled_runner(lean, num_slots=2, is_fused=True)
     requests = [request(n, lean, num_beams=n, max_length=5) for n in (1, 3)]
+    if is_captured:
+        runner.warm_up([each.parameters for each in requests])
     runner.admit(requests)
     outputs = run(runner)
     for each in requests:

@@ -1,0 +1,190 @@
+"""The best continuations of hypotheses, in Triton: logits are read once, and no row is sorted.
+
+Runs under Triton's interpreter on a CPU, as `model_core.cuda.kernel` does.
+`model_core.cuda.ranking` says the same in plain torch.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_MOST_CHUNKS = 32
+_SHORTEST_CHUNK = 256
+_KEYS_OF_FOUR_WARPS = 4096
+_BLOCK = 4096
+"""Logits that a program for a whole row reads at a time."""
+_NOTHING = tl.constexpr(-(1 << 63))
+"""Key of what is no candidate: below those of all numbers."""
+
+
+@triton.jit
+def _keys_of(numbers, places):  # type: ignore[no-untyped-def]
+    """Integers in the order of float32 numbers; of equal ones the first place is the largest."""
+    bits = numbers.to(tl.int32, bitcast=True)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.to(tl.int64) << 32) | (places ^ 0x7FFFFFFF).to(tl.int64)
+
+
+@triton.jit
+def _number_of(keys):  # type: ignore[no-untyped-def]
+    ordered = (keys >> 32).to(tl.int32)
+    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _place_of(keys):  # type: ignore[no-untyped-def]
+    return (keys & 0x7FFFFFFF).to(tl.int32) ^ 0x7FFFFFFF
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _log_sum_exp_kernel(  # type: ignore[no-untyped-def]
+    rows_ptr,
+    sums_ptr,
+    row_stride,
+    length,
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    """One row: every lane keeps the largest of its entries and the sum beside it."""
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, BLOCK)
+    best = tl.full((BLOCK,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, length, BLOCK):
+        places = first + lanes
+        entries = tl.load(
+            rows_ptr + row * row_stride + places, mask=places < length, other=float("-inf")
+        ).to(tl.float32)
+        new_best = tl.maximum(best, entries)
+        # A lane that has seen nothing yet: any finite number will do.
+        offset = tl.where(new_best == float("-inf"), 0.0, new_best)
+        total = total * tl.exp(best - offset) + tl.exp(entries - offset)
+        best = new_best
+    of_row = tl.max(best, 0)
+    offset = tl.where(of_row == float("-inf"), 0.0, of_row)
+    tl.store(sums_ptr + row, offset + tl.log(tl.sum(total * tl.exp(best - offset), 0)))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _chunk_kernel(  # type: ignore[no-untyped-def]
+    scores_ptr,
+    keys_ptr,
+    row_stride,
+    length,
+    CHUNK: tl.constexpr,  # noqa: N803
+    NUM_BEST: tl.constexpr,  # noqa: N803
+):
+    """The best entries of one chunk of one row."""
+    row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    places = chunk * CHUNK + tl.arange(0, CHUNK)
+    is_there = places < length
+    scores = tl.load(scores_ptr + row * row_stride + places, mask=is_there, other=0.0)
+    keys = tl.where(is_there, _keys_of(scores.to(tl.float32), places), _NOTHING)
+    first = (row * tl.num_programs(1) + chunk) * NUM_BEST
+    for rank in range(NUM_BEST):
+        best = tl.max(keys, 0)
+        tl.store(keys_ptr + first + rank, best)
+        keys = tl.where(keys == best, _NOTHING, keys)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _slot_kernel(  # type: ignore[no-untyped-def]
+    keys_ptr,
+    normalizers_ptr,
+    live_scores_ptr,
+    scores_ptr,
+    parents_ptr,
+    token_ids_ptr,
+    vocab_size,
+    NUM_BEAMS: tl.constexpr,  # noqa: N803
+    PER_ROW: tl.constexpr,  # noqa: N803
+    NUM_BEST: tl.constexpr,  # noqa: N803
+    PADDED: tl.constexpr,  # noqa: N803
+):
+    """The best of all rows of one slot, of what is best in the chunks of each."""
+    slot = tl.program_id(0).to(tl.int64)
+    numbers = tl.arange(0, PADDED)
+    is_there = numbers < NUM_BEAMS * PER_ROW
+    keys = tl.load(keys_ptr + slot * (NUM_BEAMS * PER_ROW) + numbers, mask=is_there, other=_NOTHING)
+    is_there = is_there & (keys != _NOTHING)
+    beams = numbers // PER_ROW
+    rows = slot * NUM_BEAMS + beams
+    normalizers = tl.load(normalizers_ptr + rows, mask=is_there, other=0.0)
+    live_scores = tl.load(live_scores_ptr + rows, mask=is_there, other=0.0)
+    totals = (_number_of(keys) - normalizers) + live_scores
+    flat = beams * vocab_size + _place_of(keys)
+    keys = tl.where(is_there, _keys_of(totals, flat), _NOTHING)
+    for rank in range(NUM_BEST):
+        best = tl.max(keys, 0)
+        at = slot * NUM_BEST + rank
+        place = _place_of(best)
+        tl.store(scores_ptr + at, _number_of(best))
+        tl.store(parents_ptr + at, (place // vocab_size).to(tl.int64))
+        tl.store(token_ids_ptr + at, (place % vocab_size).to(tl.int64))
+        keys = tl.where(keys == best, _NOTHING, keys)
+
+
+class FusedRanking:
+    """By these kernels."""
+
+    def log_sum_exp(self, rows: Tensor) -> Tensor:
+        """See `Ranking`."""
+        flat = rows.flatten(0, -2)
+        sums = torch.empty(len(flat), dtype=torch.float32, device=rows.device)
+        _log_sum_exp_kernel[(len(flat),)](
+            flat, sums, flat.stride(0), flat.shape[1], BLOCK=_BLOCK, num_warps=8
+        )
+        return sums.view(rows.shape[:-1])
+
+    def best(
+        self, scores: Tensor, normalizers: Tensor, live_scores: Tensor, num_best: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Ranking`."""
+        num_slots, num_beams, vocab_size = scores.shape
+        chunk = chunk_for(vocab_size)
+        num_chunks, of_chunk = triton.cdiv(vocab_size, chunk), min(num_best, chunk)
+        rows, device = scores.flatten(0, 1), scores.device
+        keys = torch.empty((len(rows), num_chunks, of_chunk), dtype=torch.int64, device=device)
+        _chunk_kernel[(len(rows), num_chunks)](
+            rows,
+            keys,
+            rows.stride(0),
+            vocab_size,
+            CHUNK=chunk,
+            NUM_BEST=of_chunk,
+            num_warps=_warps_for(chunk),
+        )
+        shape = (num_slots, num_best)
+        found = torch.empty(shape, dtype=torch.float32, device=device)
+        parents = torch.empty(shape, dtype=torch.int64, device=device)
+        token_ids = torch.empty_like(parents)
+        per_row = num_chunks * of_chunk
+        padded = triton.next_power_of_2(num_beams * per_row)
+        _slot_kernel[(num_slots,)](
+            keys,
+            normalizers,
+            live_scores,
+            found,
+            parents,
+            token_ids,
+            vocab_size,
+            NUM_BEAMS=num_beams,
+            PER_ROW=per_row,
+            NUM_BEST=num_best,
+            PADDED=padded,
+            num_warps=_warps_for(padded),
+        )
+        return found, parents, token_ids
+
+
+def _warps_for(num_keys: int) -> int:
+    """Enough for their registers to hold so many keys."""
+    return (
+        4 if num_keys <= _KEYS_OF_FOUR_WARPS else 8 if num_keys <= 2 * _KEYS_OF_FOUR_WARPS else 16
+    )
+
+
+def chunk_for(vocab_size: int) -> int:
+    """Entries of a row that one program looks at."""
+    wanted: int = triton.next_power_of_2(triton.cdiv(vocab_size, _MOST_CHUNKS))
+    return max(_SHORTEST_CHUNK, wanted)
