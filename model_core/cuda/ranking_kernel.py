@@ -1,6 +1,8 @@
 """The best continuations of hypotheses, in Triton: logits are read once, and no row is sorted.
 
-Runs under Triton's interpreter on a CPU, as `model_core.cuda.kernel` does.
+A program finds the best entries of a chunk of a row one after the other, each as the largest of
+integer keys that hold a number and its place; another does the same with what all chunks of a slot
+have found. Runs under Triton's interpreter on a CPU, as `model_core.cuda.kernel` does.
 `model_core.cuda.ranking` says the same in plain torch.
 """
 
@@ -11,11 +13,18 @@ from torch import Tensor
 
 _MOST_CHUNKS = 32
 _SHORTEST_CHUNK = 256
+_LONGEST_CHUNK = 1 << 15
 _KEYS_OF_FOUR_WARPS = 4096
 _BLOCK = 4096
 """Logits that a program for a whole row reads at a time."""
 _NOTHING = tl.constexpr(-(1 << 63))
-"""Key of what is no candidate: below those of all numbers."""
+_SHORT_NOTHING = tl.constexpr(-(1 << 31))
+"""Keys of what is no candidate: below those of all numbers."""
+_TRITON_DTYPES = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
 
 
 @triton.jit
@@ -35,6 +44,26 @@ def _number_of(keys):  # type: ignore[no-untyped-def]
 @triton.jit
 def _place_of(keys):  # type: ignore[no-untyped-def]
     return (keys & 0x7FFFFFFF).to(tl.int32) ^ 0x7FFFFFFF
+
+
+@triton.jit
+def _short_keys_of(numbers, places):  # type: ignore[no-untyped-def]
+    """The same of numbers in half precision, in half the bits; places below 2^15."""
+    bits = numbers.to(tl.int16, bitcast=True).to(tl.int32)
+    ordered = bits ^ ((bits >> 15) & 0x7FFF)
+    return (ordered << 15) | (places ^ 0x7FFF)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _short_number_of(keys, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    ordered = keys >> 15
+    bits = (ordered ^ ((ordered >> 15) & 0x7FFF)).to(tl.int16)
+    return bits.to(DTYPE, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def _short_place_of(keys):  # type: ignore[no-untyped-def]
+    return (keys & 0x7FFF) ^ 0x7FFF
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -73,18 +102,23 @@ def _chunk_kernel(  # type: ignore[no-untyped-def]
     length,
     CHUNK: tl.constexpr,  # noqa: N803
     NUM_BEST: tl.constexpr,  # noqa: N803
+    IS_SHORT: tl.constexpr,  # noqa: N803
 ):
-    """The best entries of one chunk of one row."""
+    """The best entries of one chunk of one row, as keys with places in the chunk."""
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    places = chunk * CHUNK + tl.arange(0, CHUNK)
-    is_there = places < length
-    scores = tl.load(scores_ptr + row * row_stride + places, mask=is_there, other=0.0)
-    keys = tl.where(is_there, _keys_of(scores.to(tl.float32), places), _NOTHING)
+    places = tl.arange(0, CHUNK)
+    is_there = chunk * CHUNK + places < length
+    scores_at = scores_ptr + row * row_stride + chunk * CHUNK + places
+    scores = tl.load(scores_at, mask=is_there, other=0.0)
+    if IS_SHORT:
+        keys = tl.where(is_there, _short_keys_of(scores, places), _SHORT_NOTHING)
+    else:
+        keys = tl.where(is_there, _keys_of(scores, places), _NOTHING)
     first = (row * tl.num_programs(1) + chunk) * NUM_BEST
     for rank in range(NUM_BEST):
         best = tl.max(keys, 0)
         tl.store(keys_ptr + first + rank, best)
-        keys = tl.where(keys == best, _NOTHING, keys)
+        keys = tl.where(keys == best, _SHORT_NOTHING if IS_SHORT else _NOTHING, keys)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -97,31 +131,42 @@ def _slot_kernel(  # type: ignore[no-untyped-def]
     token_ids_ptr,
     vocab_size,
     NUM_BEAMS: tl.constexpr,  # noqa: N803
-    PER_ROW: tl.constexpr,  # noqa: N803
+    CHUNK: tl.constexpr,  # noqa: N803
+    NUM_CHUNKS: tl.constexpr,  # noqa: N803
+    OF_CHUNK: tl.constexpr,  # noqa: N803
     NUM_BEST: tl.constexpr,  # noqa: N803
     PADDED: tl.constexpr,  # noqa: N803
+    DTYPE: tl.constexpr,  # noqa: N803
+    IS_SHORT: tl.constexpr,  # noqa: N803
 ):
     """The best of all rows of one slot, of what is best in the chunks of each."""
     slot = tl.program_id(0).to(tl.int64)
     numbers = tl.arange(0, PADDED)
-    is_there = numbers < NUM_BEAMS * PER_ROW
-    keys = tl.load(keys_ptr + slot * (NUM_BEAMS * PER_ROW) + numbers, mask=is_there, other=_NOTHING)
-    is_there = is_there & (keys != _NOTHING)
-    beams = numbers // PER_ROW
+    is_there = numbers < NUM_BEAMS * NUM_CHUNKS * OF_CHUNK
+    keys_at = keys_ptr + slot * (NUM_BEAMS * NUM_CHUNKS * OF_CHUNK) + numbers
+    if IS_SHORT:
+        keys = tl.load(keys_at, mask=is_there, other=_SHORT_NOTHING)
+        is_there = is_there & (keys != _SHORT_NOTHING)
+        scores, places = _short_number_of(keys, DTYPE), _short_place_of(keys)
+    else:
+        keys = tl.load(keys_at, mask=is_there, other=_NOTHING)
+        is_there = is_there & (keys != _NOTHING)
+        scores, places = _number_of(keys), _place_of(keys)
+    beams = numbers // (NUM_CHUNKS * OF_CHUNK)
+    tokens = numbers // OF_CHUNK % NUM_CHUNKS * CHUNK + places
     rows = slot * NUM_BEAMS + beams
     normalizers = tl.load(normalizers_ptr + rows, mask=is_there, other=0.0)
     live_scores = tl.load(live_scores_ptr + rows, mask=is_there, other=0.0)
-    totals = (_number_of(keys) - normalizers) + live_scores
-    flat = beams * vocab_size + _place_of(keys)
-    keys = tl.where(is_there, _keys_of(totals, flat), _NOTHING)
+    totals = _keys_of((scores - normalizers) + live_scores, beams * vocab_size + tokens)
+    totals = tl.where(is_there, totals, _NOTHING)
     for rank in range(NUM_BEST):
-        best = tl.max(keys, 0)
+        best = tl.max(totals, 0)
         at = slot * NUM_BEST + rank
         place = _place_of(best)
         tl.store(scores_ptr + at, _number_of(best))
         tl.store(parents_ptr + at, (place // vocab_size).to(tl.int64))
         tl.store(token_ids_ptr + at, (place % vocab_size).to(tl.int64))
-        keys = tl.where(keys == best, _NOTHING, keys)
+        totals = tl.where(totals == best, _NOTHING, totals)
 
 
 class FusedRanking:
@@ -141,10 +186,13 @@ class FusedRanking:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Ranking`."""
         num_slots, num_beams, vocab_size = scores.shape
+        rows, device = scores.flatten(0, 1), scores.device
         chunk = chunk_for(vocab_size)
         num_chunks, of_chunk = triton.cdiv(vocab_size, chunk), min(num_best, chunk)
-        rows, device = scores.flatten(0, 1), scores.device
-        keys = torch.empty((len(rows), num_chunks, of_chunk), dtype=torch.int64, device=device)
+        padded = triton.next_power_of_2(num_beams * num_chunks * of_chunk)
+        is_short = scores.dtype != torch.float32
+        keys_dtype = torch.int32 if is_short else torch.int64
+        keys = torch.empty((len(rows), num_chunks, of_chunk), dtype=keys_dtype, device=device)
         _chunk_kernel[(len(rows), num_chunks)](
             rows,
             keys,
@@ -152,14 +200,13 @@ class FusedRanking:
             vocab_size,
             CHUNK=chunk,
             NUM_BEST=of_chunk,
+            IS_SHORT=is_short,
             num_warps=_warps_for(chunk),
         )
         shape = (num_slots, num_best)
         found = torch.empty(shape, dtype=torch.float32, device=device)
         parents = torch.empty(shape, dtype=torch.int64, device=device)
         token_ids = torch.empty_like(parents)
-        per_row = num_chunks * of_chunk
-        padded = triton.next_power_of_2(num_beams * per_row)
         _slot_kernel[(num_slots,)](
             keys,
             normalizers,
@@ -169,9 +216,13 @@ class FusedRanking:
             token_ids,
             vocab_size,
             NUM_BEAMS=num_beams,
-            PER_ROW=per_row,
+            CHUNK=chunk,
+            NUM_CHUNKS=num_chunks,
+            OF_CHUNK=of_chunk,
             NUM_BEST=num_best,
             PADDED=padded,
+            DTYPE=_TRITON_DTYPES[scores.dtype],
+            IS_SHORT=is_short,
             num_warps=_warps_for(padded),
         )
         return found, parents, token_ids
@@ -187,4 +238,5 @@ def _warps_for(num_keys: int) -> int:
 def chunk_for(vocab_size: int) -> int:
     """Entries of a row that one program looks at."""
     wanted: int = triton.next_power_of_2(triton.cdiv(vocab_size, _MOST_CHUNKS))
+    assert wanted <= _LONGEST_CHUNK, "a short key has no room for its places"
     return max(_SHORTEST_CHUNK, wanted)

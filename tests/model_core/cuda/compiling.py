@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -20,6 +21,7 @@ WARP_SIZE = 32
 NUM_HEADS = 12
 VOCAB_SIZE = 58_101
 _NORM = ("hidden_ptr", "residual_ptr", "weight_ptr", "bias_ptr", "normed_ptr")
+_DTYPES = {"*bf16": tl.bfloat16, "*fp16": tl.float16, "*fp32": tl.float32}
 _WIDTH = {"PADDED": 1024}
 _Kernel = tuple[Any, dict[str, str], dict[str, Any]]
 """A kernel, the types of its arguments, and its constants."""
@@ -62,18 +64,23 @@ def _of_attention(cache: str, num_beams: int, *, is_self: bool) -> Iterator[_Ker
 
 def _of_ranking(logits: str, num_beams: int) -> Iterator[_Kernel]:
     chunk, num_best = ranking_kernel.chunk_for(VOCAB_SIZE), 2 * num_beams
-    per_row = triton.cdiv(VOCAB_SIZE, chunk) * num_best
+    num_chunks, is_short = triton.cdiv(VOCAB_SIZE, chunk), logits != "*fp32"
     of_slot = {
         "NUM_BEAMS": num_beams,
-        "PER_ROW": per_row,
+        "CHUNK": chunk,
+        "NUM_CHUNKS": num_chunks,
+        "OF_CHUNK": num_best,
         "NUM_BEST": num_best,
-        "PADDED": triton.next_power_of_2(num_beams * per_row),
+        "PADDED": triton.next_power_of_2(num_beams * num_chunks * num_best),
+        "DTYPE": _DTYPES[logits],
+        "IS_SHORT": is_short,
     }
     numbers = ("normalizers_ptr", "live_scores_ptr", "scores_ptr", "sums_ptr")
-    whole = dict.fromkeys(("keys_ptr", "parents_ptr", "token_ids_ptr"), "*i64")
-    pointers = dict.fromkeys(numbers, "*fp32") | whole | {"rows_ptr": logits}
+    pointers = dict.fromkeys(numbers, "*fp32") | {"rows_ptr": logits}
+    pointers |= {"parents_ptr": "*i64", "token_ids_ptr": "*i64"}
+    pointers |= {"keys_ptr": "*i32" if is_short else "*i64"}
     yield ranking_kernel._log_sum_exp_kernel, pointers, {"BLOCK": ranking_kernel._BLOCK}
-    of_chunk = {"CHUNK": chunk, "NUM_BEST": num_best}
+    of_chunk = {"CHUNK": chunk, "NUM_BEST": num_best, "IS_SHORT": is_short}
     yield ranking_kernel._chunk_kernel, pointers | {"scores_ptr": logits}, of_chunk
     yield ranking_kernel._slot_kernel, pointers, of_slot
 
