@@ -18,6 +18,7 @@ from model_core.search import (
     Search,
     hypothesis,
     lists_of,
+    log_softmax,
 )
 from model_core.stopping import StopStrings
 from model_core.top_k import top_k
@@ -102,11 +103,7 @@ class BeamSearch(Search):
                 self._token_ids[:num_slots],
                 self._lengths[:num_slots],
             )
-        if logits.dtype == torch.float32:
-            log_probs = torch.log_softmax(logits, dim=-1, out=logits)  # fresh memory is slow
-        else:
-            log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        log_probs = self._process(log_probs)
+        log_probs = self._process(log_softmax(logits))
         scores, parents, token_ids = self._best(log_probs)
         for slot, generator in self._drawing():
             totals = self._totals(log_probs, slot)

@@ -17,6 +17,7 @@ from model_core.search import (
     Search,
     hypothesis,
     lists_of,
+    log_softmax,
 )
 from model_core.stopping import StopStrings
 from model_core.top_k import first_max
@@ -83,9 +84,7 @@ class Sampler(Search):
         scores = self._process(logits.float())
         token_ids = first_max(scores.flatten(0, 1)).view(len(scores), -1)
         undrawable = self._draw(scores, token_ids)
-        # A log-softmax is one pass of its own kernel; a log-sum-exp takes several. In place, since
-        # fresh memory is slow.
-        log_probs = torch.log_softmax(scores, dim=-1, out=scores)
+        log_probs = log_softmax(scores)  # one pass of its own kernel; a log-sum-exp takes several
         return token_ids, log_probs.gather(2, token_ids[..., None])[..., 0], undrawable
 
     def _draw(self, scores: Tensor, token_ids: Tensor) -> set[int]:

@@ -412,6 +412,16 @@ class Search(ABC):
             )
 
 
+def log_softmax(scores: Tensor) -> Tensor:
+    """Log-probabilities in float32, of [..., vocab]; in place where they can be.
+
+    Fresh memory is slow. CUDA's kernel writes rows that follow one another, wherever it is told to.
+    """
+    if scores.dtype == torch.float32 and scores.is_contiguous():
+        return torch.log_softmax(scores, dim=-1, out=scores)
+    return torch.log_softmax(scores, dim=-1, dtype=torch.float32)
+
+
 def hypothesis(parameters: GenerationParameters, token_ids: list[int], score: float) -> Hypothesis:
     """One result, of the target tokens behind the decoder start token."""
     return Hypothesis(tuple(token_ids), score, finish_reason(token_ids, parameters))

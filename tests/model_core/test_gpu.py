@@ -16,7 +16,7 @@ from model_core.cuda.ranking import fused_ranking
 from model_core.engine import Engine
 from model_core.generation import GenerationLimits
 from model_core.models import ModelSource, load_models
-from model_core.request import Request
+from model_core.request import Output, Request
 from model_core.scheduler import EngineLimits
 from tests import tiny
 from tests.lean import load_lean, random_parameters, random_source
@@ -47,6 +47,26 @@ def test_cuda_gives_the_tokens_of_generate_on_cuda(
         pass
     for source, future in zip(sources, futures, strict=True):
         assert_same(future.result(timeout=0), generate_alone(model, source, parameters))
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+@pytest.mark.parametrize("is_captured", [True, False], ids=["captured", "eager"])
+def test_a_vocabulary_of_any_size_has_the_tokens_of_generate(
+    num_beams: int, is_captured: bool
+) -> None:
+    lean, rng = load_lean("bart"), random.Random(0)
+    model = on_cuda(lean.model)
+    runner = pooled_runner(replace(lean, model=model), outputs_multiple=lean.vocab + 5)
+    parameters = replace(lean.defaults, num_beams=num_beams)
+    if is_captured:
+        runner.warm_up([parameters])
+    requests = [Request(str(n), random_source(lean, rng), parameters) for n in range(5)]
+    runner.admit(requests)
+    outputs: dict[Request, Output] = {}
+    while (report := runner.step()).num_rows:
+        outputs.update(report.finished)
+    for each in requests:
+        assert_same(outputs[each], generate_alone(model, each.source_ids, parameters))
 
 
 @pytest.mark.parametrize("name", ["bert2bert", "marian", "m2m100", "t5"])

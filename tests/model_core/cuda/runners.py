@@ -23,6 +23,7 @@ def pooled_runner(
     num_pages: int | None = None,
     encoder_cache_bytes: int = 0,
     is_fused: bool = False,
+    outputs_multiple: int = 1,
     device: Device | None = None,
 ) -> PooledRunner:
     family = find_family(lean.model)
@@ -31,6 +32,7 @@ def pooled_runner(
     decoder = family[1](lean.model)
     if is_fused:
         decoder = fused(decoder)
+    decoder = decoder.padded_to(outputs_multiple)
     return PooledRunner(
         Encoder(lean.model, lean.defaults.pad_token_id, may_pad=may_pad(lean.model)),
         decoder,

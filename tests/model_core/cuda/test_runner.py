@@ -165,6 +165,18 @@ def test_the_fused_kernels_serve_too(name: str, is_captured: bool) -> None:
         assert_same(outputs[each], generate_alone(lean.model, each.source_ids, each.parameters))
 
 
+@pytest.mark.parametrize("is_captured", [True, False], ids=["captured", "eager"])
+def test_logits_may_lie_further_apart_than_they_are_long(is_captured: bool) -> None:
+    runner = pooled_runner(LEAN, num_slots=2, outputs_multiple=LEAN.vocab + 5)
+    requests = [request(n, num_beams=n, max_length=9) for n in (1, 3)]
+    if is_captured:
+        runner.warm_up([each.parameters for each in requests])
+    runner.admit(requests)
+    outputs = run(runner)
+    for each in requests:
+        assert_same(outputs[each], generate_alone(LEAN.model, each.source_ids, each.parameters))
+
+
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_target_of_several_pages_stays_exact(num_beams: int) -> None:
     lean = load_lean("t5")  # no limit of positions
