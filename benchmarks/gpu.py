@@ -74,7 +74,9 @@ class Suite:
         self.results = Results.new(
             arguments.output or _RESULTS / f"gpu-{_slug(_name_of(self._device))}.json",
             gpu=_name_of(self._device),
-            arguments={name: str(value) for name, value in vars(arguments).items()},
+            arguments={
+                name: str(value) for name, value in vars(arguments).items() if name != "output"
+            },
         )
 
     def run(self) -> None:
