@@ -17,8 +17,8 @@ _LEAN = (
     "cancelled within one step"
 )
 _CUDA = (
-    "the tokens of generate() in float32; is encoded within eight steps and joins the batch then, "
-    "is answered at once and leaves within four steps, cancelled within one"
+    "the tokens of generate() in float32; is encoded within eight turns and joins the batch then, "
+    "is answered within four steps, thirteen while others are encoded, cancelled within one"
 )
 _INT8 = (
     "tokens near those of generate() in float32, whatever else is in the batch; joins the batch at "

@@ -12,7 +12,7 @@ from model_core.search import (
     START_LEN,
     Choice,
     Ended,
-    FixedRanking,
+    FixedChoice,
     Hypotheses,
     Ranked,
     Search,
@@ -51,7 +51,7 @@ class BeamSearch(Search):
         num_candidates: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
-        fixed: FixedRanking | None = None,
+        fixed: FixedChoice | None = None,
     ) -> None:
         shape = (capacity, num_beams)
         self._finished_ids = torch.zeros((*shape, 0), dtype=torch.long, device=device)
@@ -93,7 +93,11 @@ class BeamSearch(Search):
         return Choice(parents, done, ~is_usable)
 
     def _ranked(self, logits: Tensor) -> Ranked:
-        """The continuations that are considered, of logits [num_slots, num_beams, vocab]."""
+        """The continuations that are considered, `num_candidates` of each slot.
+
+        Args:
+            logits: [num_slots, num_beams, vocab]; changed in place.
+        """
         num_slots = len(logits)
         if self._fixed is not None:
             return self._fixed.best(
@@ -149,8 +153,7 @@ class BeamSearch(Search):
 
         The best of each row are found first, and only they are added to a score. Where two scores
         are equal, all of the slot are ranked as transformers ranks them, so that the same one wins;
-        one more than is wanted shows whether the last has an equal. (In a fixed search, on a GPU,
-        nobody knows which of two equal scores transformers takes.)
+        one more than is wanted shows whether the last has an equal.
         """
         num_slots, num_beams, vocab = log_probs.shape
         of_row = min(self.num_candidates + 1, vocab)

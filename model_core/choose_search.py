@@ -5,7 +5,7 @@ import torch
 from model_core.beam_search import BeamSearch
 from model_core.generation import GenerationParameters
 from model_core.sampler import Sampler
-from model_core.search import FixedRanking, Search
+from model_core.search import FixedChoice, Search
 from model_core.stopping import StopStrings
 
 
@@ -14,7 +14,7 @@ def search_for(
     capacity: int,
     device: torch.device,
     stop_strings: StopStrings | None = None,
-    fixed: FixedRanking | None = None,
+    fixed: FixedChoice | None = None,
 ) -> Search:
     """A new search that fits a request; for the arguments see `Search`."""
     if parameters.num_beams == 1:

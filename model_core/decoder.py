@@ -20,7 +20,7 @@ from model_core.packing import PackedWeight, pack
 _Part = TypeVar("_Part")
 _Kind = TypeVar("_Kind")
 AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-"""Hidden states, residual, weight, bias, eps -> layer normalisation of the sum."""
+"""Residual, hidden states, weight, bias, eps -> layer normalisation of the sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,11 @@ class LayerNorm:
         """[rows, hidden] -> [rows, hidden]."""
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
-    def of_sum(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        """Of `hidden + residual`, each [rows, hidden]."""
+    def of_sum(self, residual: Tensor, hidden: Tensor) -> Tensor:
+        """Of `residual + hidden`, each [rows, hidden]."""
         if self.add_norm is None:
-            return self(hidden + residual)
-        return self.add_norm(hidden, residual, self.weight, self.bias, self.eps)
+            return self(residual + hidden)
+        return self.add_norm(residual, hidden, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ class RMSNorm:
             normalised = normalised.to(self.weight.dtype)
         return self.weight * normalised
 
-    def of_sum(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        """Of `hidden + residual`, each [rows, hidden]."""
-        return self(hidden + residual)
+    def of_sum(self, residual: Tensor, hidden: Tensor) -> Tensor:
+        """Of `residual + hidden`, each [rows, hidden]."""
+        return self(residual + hidden)
 
 
 Norm = LayerNorm | RMSNorm

@@ -296,7 +296,8 @@ class Engine:
         report = served.runner.step()
         now = self._clock()
         if report.num_rows:
-            self._observer.stepped(served.name, report.num_rows, now - started)
+            seconds = (now - started) / report.num_steps
+            self._observer.stepped(served.name, report.num_rows, seconds)
             with self._changed:
                 served.ledger.stepped(now, report.num_rows * report.num_steps)
         return report

@@ -39,9 +39,11 @@ class StepReport:
 
     Attributes:
         finished: Requests that ended in this step, with their results; they have left the runner.
-        num_rows: Hypotheses that went through the decoder.
+        num_rows: Hypotheses that went through the decoder; on average, where that was more than one
+            step.
         failed: Requests that had no token with a finite score; they have left the runner.
-        num_steps: Decoder steps that it was; more than one where a batch runs to its end.
+        num_steps: Decoder steps that it was; more than one where a batch runs to its end, and where
+            steps were launched while the host was at something else.
     """
 
     finished: tuple[tuple[Request, Output], ...]

@@ -12,7 +12,7 @@ from model_core.search import (
     START_LEN,
     Choice,
     Ended,
-    FixedRanking,
+    FixedChoice,
     Hypotheses,
     Search,
     hypothesis,
@@ -36,7 +36,7 @@ class Sampler(Search):
         num_sequences: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
-        fixed: FixedRanking | None = None,
+        fixed: FixedChoice | None = None,
     ) -> None:
         super().__init__(capacity, num_sequences, device, stop_strings, fixed)
         shape = (capacity, num_sequences)
@@ -76,12 +76,16 @@ class Sampler(Search):
         return Choice(None, self._end(token_ids, in_prompt), failed)
 
     def _pick(self, logits: Tensor) -> tuple[Tensor, Tensor, set[int]]:
-        """Next tokens, their log-probabilities, and the slots in which no token can be drawn.
+        """Next tokens and their log-probabilities, and the slots in which no token can be drawn.
 
         Args:
             logits: [num_slots, num_beams, vocab]; changed in place.
+
+        Returns:
+            The first two are [num_slots, num_beams].
         """
-        scores = self._process(logits.float())
+        # The logits processors want rows that follow one another, which those of a GPU need not do.
+        scores = self._process(logits.float().contiguous())
         token_ids = first_max(scores.flatten(0, 1)).view(len(scores), -1)
         undrawable = self._draw(scores, token_ids)
         log_probs = log_softmax(scores)  # one pass of its own kernel; a log-sum-exp takes several

@@ -69,7 +69,7 @@ Ranked = tuple[Tensor, Tensor, Tensor]
 """Scores, parents and tokens of the best continuations of each slot, [num_slots, n] each."""
 
 
-class FixedRanking(Protocol):
+class FixedChoice(Protocol):
     """Logits processors of a fixed search and what is best after them.
 
     Over buffers of its whole capacity. Logits may be changed; their rows may lie further apart than
@@ -116,6 +116,9 @@ class FixedRanking(Protocol):
             num_candidates: How many are wanted of each slot.
             token_ids: See `likeliest`.
             lengths: See `likeliest`.
+
+        Returns:
+            See `Ranked`.
         """
 
 
@@ -143,7 +146,7 @@ class Search(ABC):
         num_beams: int,
         device: torch.device,
         stop_strings: StopStrings | None = None,
-        fixed: FixedRanking | None = None,
+        fixed: FixedChoice | None = None,
     ) -> None:
         self.num_beams = num_beams
         self._device = device

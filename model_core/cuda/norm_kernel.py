@@ -11,8 +11,8 @@ from torch import Tensor
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_norm_kernel(  # type: ignore[no-untyped-def]
-    hidden_ptr,
     residual_ptr,
+    hidden_ptr,
     weight_ptr,
     bias_ptr,
     normed_ptr,
@@ -24,9 +24,9 @@ def _add_norm_kernel(  # type: ignore[no-untyped-def]
     first = tl.program_id(0).to(tl.int64) * width
     places = tl.arange(0, PADDED)
     mask = places < width
-    hidden = tl.load(hidden_ptr + first + places, mask=mask, other=0.0)
     residual = tl.load(residual_ptr + first + places, mask=mask, other=0.0)
-    added = (hidden.to(tl.float32) + residual.to(tl.float32)).to(hidden.dtype).to(tl.float32)
+    hidden = tl.load(hidden_ptr + first + places, mask=mask, other=0.0)
+    added = (residual.to(tl.float32) + hidden.to(tl.float32)).to(residual.dtype).to(tl.float32)
     centred = tl.where(mask, added - tl.sum(added, 0) / width, 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
     weight = tl.load(weight_ptr + places, mask=mask, other=0.0).to(tl.float32)
@@ -35,12 +35,12 @@ def _add_norm_kernel(  # type: ignore[no-untyped-def]
     tl.store(normed_ptr + first + places, normed.to(normed_ptr.dtype.element_ty), mask=mask)
 
 
-def add_norm(hidden: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`layer_norm(hidden + residual)`.
+def add_norm(residual: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`layer_norm(residual + hidden)`.
 
     Args:
-        hidden: [rows, width].
-        residual: The same.
+        residual: [rows, width].
+        hidden: The same.
         weight: [width].
         bias: [width].
         eps: Added to the variance.
@@ -48,12 +48,12 @@ def add_norm(hidden: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps
     Returns:
         [rows, width].
     """
-    num_rows, width = hidden.shape
-    hidden, residual = hidden.contiguous(), residual.contiguous()
-    normed = torch.empty_like(hidden)
+    num_rows, width = residual.shape
+    residual, hidden = residual.contiguous(), hidden.contiguous()
+    normed = torch.empty_like(residual)
     _add_norm_kernel[(num_rows,)](
-        hidden,
         residual,
+        hidden,
         weight,
         bias,
         normed,

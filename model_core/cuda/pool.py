@@ -70,8 +70,8 @@ class _Launched:
 class Pool:
     """Requests of one beam width; slots in use are the first ones.
 
-    The host launches steps before it knows who ended in the last ones: `collect` tells that up to
-    `STEPS_AHEAD` steps late. A slot whose request has ended stays as it is until then.
+    The host launches steps before it knows who ended in the last ones: `collect` tells that as many
+    steps late as are under way then. A slot whose request has ended stays as it is until then.
 
     Args:
         place: Shared by the pools of a checkpoint.

@@ -86,11 +86,11 @@ _BEYOND = (
 """What few requests ask for: other than neutral, it is done request by request."""
 
 
-class CapturedRanking:
-    """See `FixedRanking`; each processor does what its namesake in `model_core.logits` does.
+class CapturedChoice:
+    """See `FixedChoice`; each processor does what its namesake in `model_core.logits` does.
 
-    Logits are kept as they are, in half precision too: what a log-softmax would take from a row is
-    taken from its candidates alone.
+    Logits are kept in half precision, unless one processor scales them: what a log-softmax would
+    take from a row is taken from its candidates alone.
 
     Args:
         kind: What its processors can do.
@@ -118,7 +118,7 @@ class CapturedRanking:
         self._eos, self._banned, self._forced_eos = columns[5:]
 
     def put(self, parameters: Sequence[GenerationParameters]) -> None:
-        """See `FixedRanking`."""
+        """See `FixedChoice`."""
         kind = self._kind
         rows = [
             [
@@ -141,16 +141,17 @@ class CapturedRanking:
     def likeliest(
         self, logits: Tensor, token_ids: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See `FixedRanking`."""
+        """See `FixedChoice`."""
         if self._kind.has_penalty:
             logits = logits.float()
             self._penalise(logits, token_ids, lengths)
         self._allow(logits, token_ids, lengths)
-        rows = logits.flatten(0, 1)[:, None]
+        rows = logits.flatten(0, 1)[:, None]  # each for itself
         normalizers = self._ranking.log_sum_exp(rows)
-        # Each row for itself; that nothing came before changes no order.
-        found, _, best = self._ranking.best(rows, normalizers, torch.zeros_like(normalizers), 1)
-        return best.view(logits.shape[:2]), found.view(logits.shape[:2])
+        # Ranked as they are: two logits may differ by less than their log-probabilities can.
+        nothing = torch.zeros_like(normalizers)
+        found, _, best = self._ranking.best(rows, nothing, nothing, 1)
+        return best.view(logits.shape[:2]), (found - normalizers).view(logits.shape[:2])
 
     def best(
         self,
@@ -160,10 +161,10 @@ class CapturedRanking:
         token_ids: Tensor,
         lengths: Tensor,
     ) -> Ranked:
-        """See `FixedRanking`."""
+        """See `FixedChoice`."""
         normalizers = self._ranking.log_sum_exp(logits)
         if self._kind.has_penalty:
-            logits = logits.float() - normalizers[..., None]
+            logits = logits.float().sub_(normalizers[..., None])
             normalizers = torch.zeros_like(normalizers)
             self._penalise(logits, token_ids, lengths)
         is_forced = self._allow(logits, token_ids, lengths)

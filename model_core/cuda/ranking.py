@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model_core.search import Ranked
 from model_core.top_k import first_max, top_k
 
 
@@ -14,22 +15,22 @@ class Ranking(Protocol):
     def log_sum_exp(self, rows: Tensor) -> Tensor:
         """What a log-softmax takes from every entry of a row: [..., vocab] -> [...], float32.
 
-        NaN where an entry is not a number or infinite.
+        Not finite where an entry is not a number or plus infinity, or all are minus infinity.
         """
 
     def best(
-        self, scores: Tensor, normalizers: Tensor, live_scores: Tensor, num_best: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, logits: Tensor, normalizers: Tensor, live_scores: Tensor, num_best: int
+    ) -> Ranked:
         """The best continuations of each slot, in falling order; of equal ones the first.
 
         Args:
-            scores: [num_slots, num_beams, vocab], of one more token.
-            normalizers: [num_slots, num_beams], float32: what the scores of a row are too large by.
+            logits: [num_slots, num_beams, vocab].
+            normalizers: [num_slots, num_beams], float32: what the logits of a row are too large by.
             live_scores: [num_slots, num_beams], float32: of each hypothesis so far.
             num_best: At most `num_beams * vocab`.
 
         Returns:
-            Scores, rows within the slot and tokens, each [num_slots, num_best].
+            See `Ranked`; each [num_slots, num_best].
         """
 
 
@@ -41,17 +42,17 @@ class PlainRanking:
         return rows.float().logsumexp(-1)
 
     def best(
-        self, scores: Tensor, normalizers: Tensor, live_scores: Tensor, num_best: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, logits: Tensor, normalizers: Tensor, live_scores: Tensor, num_best: int
+    ) -> Ranked:
         """See `Ranking`."""
-        vocab_size = scores.shape[2]
-        totals = (scores.float() - normalizers[..., None]) + live_scores[..., None]
-        totals = totals.flatten(1)
+        vocab_size = logits.shape[2]
+        scores = (logits.float() - normalizers[..., None]) + live_scores[..., None]
+        scores = scores.flatten(1)
         if num_best == 1:
-            flat = first_max(totals)[:, None]
-            found = totals.gather(1, flat)
+            flat = first_max(scores)[:, None]
+            found = scores.gather(1, flat)
         else:
-            found, flat = top_k(totals, num_best)
+            found, flat = top_k(scores, num_best)
         return found, flat // vocab_size, flat % vocab_size
 
 

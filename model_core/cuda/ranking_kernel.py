@@ -1,7 +1,7 @@
-"""The best continuations of hypotheses, in Triton: logits are read once, and no row is sorted.
+"""The best continuations of hypotheses, in Triton: no row is sorted, nor normalised as a whole.
 
 A program finds the best entries of a chunk of a row one after the other, each as the largest of
-integer keys that hold a number and its place; another does the same with what all chunks of a slot
+integer keys that hold a value and its place; another does the same with what all chunks of a slot
 have found. Runs under Triton's interpreter on a CPU, as `model_core.cuda.kernel` does.
 `model_core.cuda.ranking` says the same in plain torch.
 """
@@ -11,15 +11,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model_core.search import Ranked
+
 _MOST_CHUNKS = 32
 _SHORTEST_CHUNK = 256
-_LONGEST_CHUNK = 1 << 15
+_LONGEST_SHORT = 1 << 15  # places of a short key
+_FEW_BEAMS = 8
 _KEYS_OF_FOUR_WARPS = 4096
 _BLOCK = 4096
 """Logits that a program for a whole row reads at a time."""
 _NOTHING = tl.constexpr(-(1 << 63))
 _SHORT_NOTHING = tl.constexpr(-(1 << 31))
-"""Keys of what is no candidate: below those of all numbers."""
+"""Keys of what is no candidate: below those of all values."""
 _TRITON_DTYPES = {
     torch.float32: tl.float32,
     torch.bfloat16: tl.bfloat16,
@@ -28,15 +31,15 @@ _TRITON_DTYPES = {
 
 
 @triton.jit
-def _keys_of(numbers, places):  # type: ignore[no-untyped-def]
-    """Integers in the order of float32 numbers; of equal ones the first place is the largest."""
-    bits = numbers.to(tl.int32, bitcast=True)
+def _keys_of(values, places):  # type: ignore[no-untyped-def]
+    """Integers in the order of float32 values; of equal ones the first place is the largest."""
+    bits = tl.where(values == 0.0, 0.0, values).to(tl.int32, bitcast=True)  # -0 is 0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered.to(tl.int64) << 32) | (places ^ 0x7FFFFFFF).to(tl.int64)
 
 
 @triton.jit
-def _number_of(keys):  # type: ignore[no-untyped-def]
+def _value_of(keys):  # type: ignore[no-untyped-def]
     ordered = (keys >> 32).to(tl.int32)
     return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
@@ -47,15 +50,16 @@ def _place_of(keys):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _short_keys_of(numbers, places):  # type: ignore[no-untyped-def]
-    """The same of numbers in half precision, in half the bits; places below 2^15."""
-    bits = numbers.to(tl.int16, bitcast=True).to(tl.int32)
+def _short_keys_of(values, places):  # type: ignore[no-untyped-def]
+    """The same of values in half precision, in half the bits; places below 2^15."""
+    bits = values.to(tl.int16, bitcast=True).to(tl.int32)
+    bits = tl.where(bits == -0x8000, 0, bits)  # -0 is 0
     ordered = bits ^ ((bits >> 15) & 0x7FFF)
     return (ordered << 15) | (places ^ 0x7FFF)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _short_number_of(keys, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _short_value_of(keys, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     ordered = keys >> 15
     bits = (ordered ^ ((ordered >> 15) & 0x7FFF)).to(tl.int16)
     return bits.to(DTYPE, bitcast=True).to(tl.float32)
@@ -96,7 +100,7 @@ def _log_sum_exp_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _chunk_kernel(  # type: ignore[no-untyped-def]
-    scores_ptr,
+    logits_ptr,
     keys_ptr,
     row_stride,
     length,
@@ -104,16 +108,16 @@ def _chunk_kernel(  # type: ignore[no-untyped-def]
     NUM_BEST: tl.constexpr,  # noqa: N803
     IS_SHORT: tl.constexpr,  # noqa: N803
 ):
-    """The best entries of one chunk of one row, as keys with places in the chunk."""
+    """The best entries of one chunk of one row, [NUM_BEST] keys with places in the chunk."""
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     places = tl.arange(0, CHUNK)
     is_there = chunk * CHUNK + places < length
-    scores_at = scores_ptr + row * row_stride + chunk * CHUNK + places
-    scores = tl.load(scores_at, mask=is_there, other=0.0)
+    logits_at = logits_ptr + row * row_stride + chunk * CHUNK + places
+    logits = tl.load(logits_at, mask=is_there, other=0.0)
     if IS_SHORT:
-        keys = tl.where(is_there, _short_keys_of(scores, places), _SHORT_NOTHING)
+        keys = tl.where(is_there, _short_keys_of(logits, places), _SHORT_NOTHING)
     else:
-        keys = tl.where(is_there, _keys_of(scores, places), _NOTHING)
+        keys = tl.where(is_there, _keys_of(logits.to(tl.float32), places), _NOTHING)
     first = (row * tl.num_programs(1) + chunk) * NUM_BEST
     for rank in range(NUM_BEST):
         best = tl.max(keys, 0)
@@ -141,32 +145,32 @@ def _slot_kernel(  # type: ignore[no-untyped-def]
 ):
     """The best of all rows of one slot, of what is best in the chunks of each."""
     slot = tl.program_id(0).to(tl.int64)
-    numbers = tl.arange(0, PADDED)
-    is_there = numbers < NUM_BEAMS * NUM_CHUNKS * OF_CHUNK
-    keys_at = keys_ptr + slot * (NUM_BEAMS * NUM_CHUNKS * OF_CHUNK) + numbers
+    indices = tl.arange(0, PADDED)
+    is_there = indices < NUM_BEAMS * NUM_CHUNKS * OF_CHUNK
+    keys_at = keys_ptr + slot * (NUM_BEAMS * NUM_CHUNKS * OF_CHUNK) + indices
     if IS_SHORT:
         keys = tl.load(keys_at, mask=is_there, other=_SHORT_NOTHING)
         is_there = is_there & (keys != _SHORT_NOTHING)
-        scores, places = _short_number_of(keys, DTYPE), _short_place_of(keys)
+        logits, places = _short_value_of(keys, DTYPE), _short_place_of(keys)
     else:
         keys = tl.load(keys_at, mask=is_there, other=_NOTHING)
         is_there = is_there & (keys != _NOTHING)
-        scores, places = _number_of(keys), _place_of(keys)
-    beams = numbers // (NUM_CHUNKS * OF_CHUNK)
-    tokens = numbers // OF_CHUNK % NUM_CHUNKS * CHUNK + places
+        logits, places = _value_of(keys), _place_of(keys)
+    beams = indices // (NUM_CHUNKS * OF_CHUNK)
+    tokens = indices // OF_CHUNK % NUM_CHUNKS * CHUNK + places
     rows = slot * NUM_BEAMS + beams
     normalizers = tl.load(normalizers_ptr + rows, mask=is_there, other=0.0)
     live_scores = tl.load(live_scores_ptr + rows, mask=is_there, other=0.0)
-    totals = _keys_of((scores - normalizers) + live_scores, beams * vocab_size + tokens)
-    totals = tl.where(is_there, totals, _NOTHING)
+    ranked = _keys_of((logits - normalizers) + live_scores, beams * vocab_size + tokens)
+    ranked = tl.where(is_there, ranked, _NOTHING)
     for rank in range(NUM_BEST):
-        best = tl.max(totals, 0)
+        best = tl.max(ranked, 0)
         at = slot * NUM_BEST + rank
         place = _place_of(best)
-        tl.store(scores_ptr + at, _number_of(best))
+        tl.store(scores_ptr + at, _value_of(best))
         tl.store(parents_ptr + at, (place // vocab_size).to(tl.int64))
         tl.store(token_ids_ptr + at, (place % vocab_size).to(tl.int64))
-        totals = tl.where(totals == best, _NOTHING, totals)
+        ranked = tl.where(ranked == best, _NOTHING, ranked)
 
 
 class FusedRanking:
@@ -182,15 +186,15 @@ class FusedRanking:
         return sums.view(rows.shape[:-1])
 
     def best(
-        self, scores: Tensor, normalizers: Tensor, live_scores: Tensor, num_best: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, logits: Tensor, normalizers: Tensor, live_scores: Tensor, num_best: int
+    ) -> Ranked:
         """See `Ranking`."""
-        num_slots, num_beams, vocab_size = scores.shape
-        rows, device = scores.flatten(0, 1), scores.device
-        chunk = chunk_for(vocab_size)
+        num_slots, num_beams, vocab_size = logits.shape
+        rows, device = logits.flatten(0, 1), logits.device
+        chunk = chunk_for(vocab_size, num_beams)
         num_chunks, of_chunk = triton.cdiv(vocab_size, chunk), min(num_best, chunk)
         padded = triton.next_power_of_2(num_beams * num_chunks * of_chunk)
-        is_short = scores.dtype != torch.float32
+        is_short = logits.dtype != torch.float32 and chunk <= _LONGEST_SHORT
         keys_dtype = torch.int32 if is_short else torch.int64
         keys = torch.empty((len(rows), num_chunks, of_chunk), dtype=keys_dtype, device=device)
         _chunk_kernel[(len(rows), num_chunks)](
@@ -221,7 +225,7 @@ class FusedRanking:
             OF_CHUNK=of_chunk,
             NUM_BEST=num_best,
             PADDED=padded,
-            DTYPE=_TRITON_DTYPES[scores.dtype],
+            DTYPE=_TRITON_DTYPES[logits.dtype],
             IS_SHORT=is_short,
             num_warps=_warps_for(padded),
         )
@@ -235,8 +239,8 @@ def _warps_for(num_keys: int) -> int:
     )
 
 
-def chunk_for(vocab_size: int) -> int:
-    """Entries of a row that one program looks at."""
-    wanted: int = triton.next_power_of_2(triton.cdiv(vocab_size, _MOST_CHUNKS))
-    assert wanted <= _LONGEST_CHUNK, "a short key has no room for its places"
+def chunk_for(vocab_size: int, num_beams: int) -> int:
+    """Entries of a row that one program looks at: of many beams fewer chunks fit into another."""
+    num_chunks = _MOST_CHUNKS if num_beams <= _FEW_BEAMS else _MOST_CHUNKS // 2
+    wanted: int = triton.next_power_of_2(triton.cdiv(vocab_size, num_chunks))
     return max(_SHORTEST_CHUNK, wanted)

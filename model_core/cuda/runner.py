@@ -1,5 +1,6 @@
 """The model runner for CUDA: paged caches, captured steps, an encoder that runs beside them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ from model_core.choose_search import search_for
 from model_core.cuda.attention import PagedAttention, attention_on
 from model_core.cuda.device import Device, Mark, device_for
 from model_core.cuda.pages import PageArena, SlotPages, num_pages_for, page_bytes
-from model_core.cuda.pool import Place, Pool
-from model_core.cuda.processors import CapturedRanking, Kind
+from model_core.cuda.pool import STEPS_AHEAD, Place, Pool
+from model_core.cuda.processors import CapturedChoice, Kind
 from model_core.cuda.ranking import Ranking, ranking_on
 from model_core.cuda.sources import write_sources
 from model_core.decoder import Decoder
@@ -23,13 +24,14 @@ from model_core.request import Output, Request
 from model_core.runner import EncodeReport, StepReport
 from model_core.stopping import StopStrings
 
-STEPS_BESIDE_A_PASS = 12
-"""Steps that are under way when the host begins to launch a pass of the encoder.
+_MOST_BESIDE_A_PASS = 12
+"""Steps that are under way at most when the host begins to launch a pass of the encoder.
 
-That takes it 20 ms for 16,000 source tokens on an H200, and a step of 128 rows takes 2 ms there.
+Of each a copy of the search's results is kept until the host has seen its end.
 """
-
-
+_TOKENS_BESIDE_A_STEP = 1500
+"""Source tokens of a pass for one more of them: 16,000 take the host 20 ms on an H200, where a step
+of 128 rows takes 1.5 ms."""
 _FEWEST_BETWEEN = 32  # slots
 
 
@@ -112,8 +114,8 @@ class PooledRunner:
         self._passing: list[Pool] = []
         self._joining: list[_Joining] = []
         self._stepped = self._device.mark()
-        self._num_ahead = 0
-        """Steps that no report has told of yet."""
+        self._num_steps = self._num_row_steps = 0
+        """Steps that no report has told of yet, and the hypotheses in them."""
 
     @property
     def num_pages(self) -> int:
@@ -169,7 +171,7 @@ class PooledRunner:
         """See `ModelRunner`. Those who run go on meanwhile."""
         if not requests:
             return EncodeReport()
-        self._launch_ahead()
+        self._launch_ahead(sum(request.source_len for request in requests))
         with self._device.encoding():
             outputs, report = self._encoder([request.source_ids for request in requests])
             pages = [self._arena.allocate(*_num_entries(request)) for request in requests]
@@ -190,16 +192,15 @@ class PooledRunner:
         with self._device.decoding():
             self._join()
             running = [pool for pool in self.pools if pool.requests]
-            num_rows = sum(pool.num_rows for pool in running)
-            for pool in running:
-                pool.launch()
-            self._stepped = self._device.mark()
+            self._launch(running)
             for pool in running:
                 chosen = pool.collect()
                 finished += chosen.finished
                 failed += chosen.failed
         self._drop_empty_pools()
-        num_steps, self._num_ahead = self._num_ahead + 1, 0
+        num_steps, num_row_steps = self._num_steps, self._num_row_steps
+        self._num_steps = self._num_row_steps = 0
+        num_rows = math.ceil(num_row_steps / num_steps)
         return StepReport(tuple(finished), num_rows, tuple(failed), num_steps)
 
     @telling_device_loss
@@ -226,7 +227,7 @@ class PooledRunner:
                 pool.clear()
         self._passing = []
         self._joining = []
-        self._num_ahead = 0
+        self._num_steps = self._num_row_steps = 0
         self._arena.free_all()
 
     @property
@@ -234,15 +235,25 @@ class PooledRunner:
         """Slots by kind of search; those with captured steps first."""
         return [*self._lasting, *self._passing]
 
-    def _launch_ahead(self) -> None:
-        """Give the device something to do while the host launches a pass of the encoder."""
+    def _launch_ahead(self, num_tokens: int) -> None:
+        """Give the device something to do while the host launches a pass of the encoder.
+
+        Args:
+            num_tokens: Of the sources in it.
+        """
+        running = [pool for pool in self._lasting if pool.requests]
+        wanted = min(STEPS_AHEAD + num_tokens // _TOKENS_BESIDE_A_STEP, _MOST_BESIDE_A_PASS)
         with self._device.decoding():
-            for pool in self._lasting:
-                missing = STEPS_BESIDE_A_PASS - pool.num_under_way if pool.requests else 0
-                for _ in range(missing):
-                    pool.launch()
-                self._num_ahead = max(self._num_ahead, missing)
-            self._stepped = self._device.mark()
+            # A step of each pool takes its time.
+            while slow := [p for p in running if p.num_under_way * len(running) < wanted]:
+                self._launch(slow)
+
+    def _launch(self, pools: Sequence[Pool]) -> None:
+        for pool in pools:
+            pool.launch()
+            self._num_row_steps += pool.num_rows
+        self._num_steps += 1
+        self._stepped = self._device.mark()
 
     def _join(self) -> None:
         """Give slots to the requests whose sources are encoded; to the next, where nobody runs."""
@@ -268,9 +279,7 @@ class PooledRunner:
         most, device = self._capacity, self._layout.device
         fixed = None
         if kind is not None:
-            fixed = CapturedRanking(
-                kind, most.num_slots, most.max_target_len, device, self._ranking
-            )
+            fixed = CapturedChoice(kind, most.num_slots, most.max_target_len, device, self._ranking)
         search = search_for(parameters, most.num_slots, device, self._stop_strings, fixed)
         return Pool(self._place, search, kind)
 

@@ -21,8 +21,6 @@ def write_sources(
         pages: Of each source.
         outputs: Encoder outputs of each source, [source_len, hidden].
     """
-    if not pages:
-        return
     places = places_of([each.source for each in pages], [len(source) for source in outputs])
     places = to_device(places, arena.keys.device)
     for layer, (keys, values) in enumerate(decoder.project_sources(torch.cat(list(outputs)))):

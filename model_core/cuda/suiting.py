@@ -1,5 +1,7 @@
 """A decoder as a GPU's kernels want it."""
 
+import torch
+
 from model_core.decoder import Decoder
 
 _OUTPUTS = 8
@@ -20,4 +22,6 @@ def fused(decoder: Decoder) -> Decoder:
     # Triton comes with torch's CUDA build; a CPU build has none.
     from model_core.cuda.norm_kernel import add_norm
 
-    return decoder.padded_to(_OUTPUTS).with_add_norm(add_norm)
+    if decoder.cache_layout.dtype in (torch.bfloat16, torch.float16):
+        decoder = decoder.padded_to(_OUTPUTS)
+    return decoder.with_add_norm(add_norm)

@@ -69,7 +69,7 @@ def test_a_vocabulary_of_any_size_has_the_tokens_of_generate(
         assert_same(outputs[each], generate_alone(model, each.source_ids, parameters))
 
 
-@pytest.mark.parametrize("name", ["bert2bert", "marian", "m2m100", "t5"])
+@pytest.mark.parametrize("name", ["bert2bert", "bert2gpt2", "marian", "m2m100", "t5"])
 def test_cuda_serves_every_mixture_of_parameters_while_requests_come_and_go(
     name: str, tmp_path: Path
 ) -> None:
@@ -132,7 +132,7 @@ def test_the_compiled_kernel_is_attention_written_out(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("num_beams", [1, 4, 16])
-@pytest.mark.parametrize("vocab_size", [96, 50_265, 58_101, 256_206])
+@pytest.mark.parametrize("vocab_size", [96, 50_265, 58_101, 256_206, 1_000_001])
 def test_the_compiled_kernels_find_what_is_best(
     dtype: torch.dtype, num_beams: int, vocab_size: int
 ) -> None:

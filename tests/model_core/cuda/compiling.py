@@ -63,7 +63,7 @@ def _of_attention(cache: str, num_beams: int, *, is_self: bool) -> Iterator[_Ker
 
 
 def _of_ranking(logits: str, num_beams: int) -> Iterator[_Kernel]:
-    chunk, num_best = ranking_kernel.chunk_for(VOCAB_SIZE), 2 * num_beams
+    chunk, num_best = ranking_kernel.chunk_for(VOCAB_SIZE, num_beams), 2 * num_beams
     num_chunks, is_short = triton.cdiv(VOCAB_SIZE, chunk), logits != "*fp32"
     of_slot = {
         "NUM_BEAMS": num_beams,
@@ -75,13 +75,13 @@ def _of_ranking(logits: str, num_beams: int) -> Iterator[_Kernel]:
         "DTYPE": _DTYPES[logits],
         "IS_SHORT": is_short,
     }
-    numbers = ("normalizers_ptr", "live_scores_ptr", "scores_ptr", "sums_ptr")
-    pointers = dict.fromkeys(numbers, "*fp32") | {"rows_ptr": logits}
+    values = ("normalizers_ptr", "live_scores_ptr", "scores_ptr", "sums_ptr")
+    pointers = dict.fromkeys(values, "*fp32") | {"rows_ptr": logits, "logits_ptr": logits}
     pointers |= {"parents_ptr": "*i64", "token_ids_ptr": "*i64"}
     pointers |= {"keys_ptr": "*i32" if is_short else "*i64"}
     yield ranking_kernel._log_sum_exp_kernel, pointers, {"BLOCK": ranking_kernel._BLOCK}
     of_chunk = {"CHUNK": chunk, "NUM_BEST": num_best, "IS_SHORT": is_short}
-    yield ranking_kernel._chunk_kernel, pointers | {"scores_ptr": logits}, of_chunk
+    yield ranking_kernel._chunk_kernel, pointers, of_chunk
     yield ranking_kernel._slot_kernel, pointers, of_slot
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model_core.checkpoint import CheckpointOptions, load_checkpoint
 from model_core.choose_runner import choose_runner
-from model_core.cuda.pages import PAGE_LEN
+from model_core.cuda.pages import PAGE_LEN, num_pages_for, places_of
 from model_core.cuda.planning import CudaPlan
 from model_core.cuda.runner import PooledRunner, buckets_up_to
 from model_core.errors import CheckpointError
@@ -44,7 +46,7 @@ def test_room_for_less_than_one_long_request_is_refused_with_both_numbers() -> N
         plan(3 * PAGE_BYTES - 1).capacity(LAYOUT)
 
 
-def test_buckets_are_powers_of_two_up_to_all_slots() -> None:
+def test_a_step_is_captured_for_numbers_of_slots_that_are_a_third_apart_or_more() -> None:
     assert buckets_up_to(12) == [1, 2, 4, 8, 12]
     assert buckets_up_to(16) == [1, 2, 4, 8, 16]
     assert buckets_up_to(100) == [1, 2, 4, 8, 16, 32, 48, 64, 96, 100]
@@ -73,3 +75,18 @@ def test_a_checkpoint_without_room_is_not_served(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(tmp_path), CheckpointOptions(device="cpu"))
     with pytest.raises(CheckpointError, match="may take 10 bytes"):
         choose_runner(checkpoint, cuda=plan(10))
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_every_entry_has_a_place_of_its_own_in_its_owners_pages(
+    lengths: list[int], rng: random.Random
+) -> None:
+    numbers = list(range(sum(map(num_pages_for, lengths))))
+    rng.shuffle(numbers)
+    pages = [[numbers.pop() for _ in range(num_pages_for(length))] for length in lengths]
+    expected = [
+        (own[entry // PAGE_LEN], entry % PAGE_LEN)
+        for own, length in zip(pages, lengths, strict=True)
+        for entry in range(length)
+    ]
+    assert places_of(pages, lengths).T.tolist() == [list(each) for each in expected]

@@ -70,9 +70,13 @@ def test_every_answer_is_that_of_generate_and_nothing_is_left(
     choices = (*(only or ()), "bad_words_ids") if only else None
 
     @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(plans(name, choices))
-    def run(plan: Plan) -> None:
-        runner = pooled_runner(lean, encoder_cache_bytes=plan.encoder_cache_bytes)
+    @given(plans(name, choices), st.sampled_from([1, lean.vocab + 3]))
+    def run(plan: Plan, outputs_multiple: int) -> None:
+        runner = pooled_runner(
+            lean,
+            encoder_cache_bytes=plan.encoder_cache_bytes,
+            outputs_multiple=outputs_multiple,
+        )
         warm_up(runner, lean)
         each = Run(name, plan, runner)
         each.play()
@@ -266,6 +270,27 @@ def test_nobody_waits_for_the_encoder_pass_of_a_stranger() -> None:
     assert [runner.step().num_rows for _ in range(3)] == [1, 1, 1]
     device.is_done = True
     assert runner.step().num_rows == 2
+    outputs = run(runner)
+    for each in (first, second):
+        assert_same(outputs[each], generate_alone(LEAN.model, each.source_ids, each.parameters))
+
+
+def test_those_who_run_go_on_beside_a_pass_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_core.cuda.runner._TOKENS_BESIDE_A_STEP", 1)
+    runner = pooled_runner(LEAN)
+    first = request(1, max_length=40, eos_token_ids=())
+    runner.warm_up([first.parameters])
+    runner.admit([first])
+    reports = [runner.step() for _ in range(5)]
+    assert [report.num_steps for report in reports] == [1] * 5
+    (pool,) = [each for each in runner.pools if each.requests]
+    assert pool.num_under_way == STEPS_AHEAD
+    second = Request("2", random_source(LEAN, random.Random(2), 60), first.parameters)
+    runner.admit([second])
+    assert pool.num_under_way == min(STEPS_AHEAD + second.source_len, 12) > STEPS_AHEAD
+    num_ahead = pool.num_under_way - STEPS_AHEAD
+    assert runner.step().num_steps == num_ahead + 1
+    assert pool.num_under_way == STEPS_AHEAD
     outputs = run(runner)
     for each in (first, second):
         assert_same(outputs[each], generate_alone(LEAN.model, each.source_ids, each.parameters))
