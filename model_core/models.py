@@ -332,6 +332,7 @@ def _limits_of(runner: ModelRunner, limits: EngineLimits) -> EngineLimits:
         return replace(
             limits,
             max_cache_bytes=runner.cache_bytes,
+            max_admitted_requests=limits.max_running_requests * 5 // 4,
             steps_between_admissions=_STEPS_BETWEEN_ADMISSIONS,
         )
     return limits

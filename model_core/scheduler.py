@@ -17,6 +17,8 @@ class EngineLimits:
 
     Attributes:
         max_running_requests: Slots: requests that are decoded together.
+        max_admitted_requests: Those, and others whose sources are encoded for the next slots, where
+            encoding runs beside the steps; None: no others.
         max_cache_bytes: Cache bytes reserved by running requests; None where memory is no limit.
         max_encode_tokens: Source tokens that join in one iteration, so that encoding never
             starves what is running. A longer source joins alone.
@@ -30,6 +32,7 @@ class EngineLimits:
     """
 
     max_running_requests: int = 32
+    max_admitted_requests: int | None = None
     max_cache_bytes: int | None = None
     max_encode_tokens: int = 4096
     steps_between_admissions: int = 1
@@ -80,13 +83,13 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self._queue)
+        """Requests in the queue, or admitted beyond the slots."""
+        return len(self._queue) + len(self._running) - self.num_running
 
     @property
     def num_running(self) -> int:
         """Requests that hold a slot."""
-        return len(self._running)
+        return min(len(self._running), self._num_slots)
 
     @property
     def num_slots(self) -> int:
@@ -179,7 +182,7 @@ class Scheduler:
             encode_tokens += request.source_len
             if admitted and encode_tokens > self._limits.max_encode_tokens:
                 break
-            if not self._has_slot_for(self._waiting[request].cost_bytes):
+            if not self._has_room_for(self._waiting[request].cost_bytes):
                 break
             self._queue.take(request)
             self._start(request, now)
@@ -195,7 +198,7 @@ class Scheduler:
             return False
         if self._steps_since_admission + 1 >= limits.steps_between_admissions:
             return False
-        num_free = self._num_slots - len(self._running)
+        num_free = self._most_admitted - len(self._running)
         tokens_that_fit = self._waiting_tokens * min(1.0, num_free / len(self._queue))
         return tokens_that_fit < limits.max_encode_tokens
 
@@ -244,7 +247,8 @@ class Scheduler:
         self._steps_since_admission += 1
         num_rows = sum(each.parameters.num_hypotheses for each in self._running)
         if num_rows:
-            self._pace.stepped(now, row_steps / num_rows)
+            share = self.num_running / len(self._running)  # the others wait for a slot
+            self._pace.stepped(now, row_steps / (share * num_rows))
 
     def remove(self, request: Request) -> None:
         """Give up a waiting or running request."""
@@ -297,8 +301,16 @@ class Scheduler:
         self._work = 0.0 if self.is_idle else self._work - entry.work
         return entry
 
-    def _has_slot_for(self, cost_bytes: int) -> bool:
-        if len(self._running) >= self._num_slots:
+    @property
+    def _most_admitted(self) -> int:
+        """With fewer slots than there may be, after a lack of memory, nobody is beyond them."""
+        limits = self._limits
+        if self._num_slots < limits.max_running_requests:
+            return self._num_slots
+        return max(self._num_slots, limits.max_admitted_requests or 0)
+
+    def _has_room_for(self, cost_bytes: int) -> bool:
+        if len(self._running) >= self._most_admitted:
             return False
         max_bytes = self._limits.max_cache_bytes
         return max_bytes is None or self._reserved_bytes + cost_bytes <= max_bytes

@@ -41,7 +41,7 @@ class Capacity:
 
     Attributes:
         num_pages: Pages of all requests.
-        num_slots: Requests of one beam width.
+        num_slots: Requests that are decoded together.
         max_source_len: Longest source.
         max_target_len: Longest target.
     """
@@ -54,7 +54,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class _Joining:
-    """A request whose source is being encoded."""
+    """A request whose source is being encoded, or that waits for a slot."""
 
     request: Request
     pages: SlotPages
@@ -65,7 +65,8 @@ class PooledRunner:
     """Runs one checkpoint step by step; see `ModelRunner`.
 
     Steps are launched before the host has seen the end of the last ones: a request ends in the
-    report of a later step. It joins in the first step that begins after its source is encoded.
+    report of a later step. It joins in the first step that begins after its source is encoded and
+    for which it has a slot: more may be admitted than there are slots.
 
     Args:
         encoder: The checkpoint's encoder.
@@ -256,16 +257,22 @@ class PooledRunner:
         self._stepped = self._device.mark()
 
     def _join(self) -> None:
-        """Give slots to the requests whose sources are encoded; to the next, where nobody runs."""
-        while self._joining:
-            first = self._joining[0]
-            is_idle = not any(pool.requests for pool in self.pools)
-            if not is_idle and not first.encoded.is_reached():
-                return
-            self._device.follow(first.encoded)
-            while self._joining and self._joining[0].encoded is first.encoded:
-                each = self._joining.pop(0)
-                self._pool_for(each.request).admit(each.request, each.pages)
+        """Give free slots to the requests whose sources are encoded.
+
+        Where nobody runs the first ones get theirs at once: the next step waits for their pass.
+        """
+        num_running = sum(len(pool.requests) for pool in self.pools)
+        is_idle, encoded = num_running == 0, None
+        while self._joining and num_running < self._capacity.num_slots:
+            each = self._joining[0]
+            if each.encoded is not encoded:
+                if not (is_idle and encoded is None) and not each.encoded.is_reached():
+                    return
+                self._device.follow(each.encoded)
+                encoded = each.encoded
+            self._pool_for(each.request).admit(each.request, each.pages)
+            del self._joining[0]
+            num_running += 1
 
     def _pool_for(self, request: Request) -> Pool:
         for pool in self.pools:

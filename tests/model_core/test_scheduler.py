@@ -53,6 +53,41 @@ def test_admission_stops_at_the_last_free_slot() -> None:
     assert scheduler.admit(0.0) == (third,)
 
 
+def test_others_are_encoded_for_the_next_slots_where_that_is_allowed() -> None:
+    scheduler = scheduler_with(max_running_requests=2, max_admitted_requests=3)
+    requests = [enqueue(scheduler) for _ in range(5)]
+    assert scheduler.admit(0.0) == tuple(requests[:3])
+    assert (scheduler.num_running, scheduler.num_waiting) == (2, 3)
+    scheduler.finish(requests[0], now=1.0)
+    assert scheduler.admit(1.0) == (requests[3],)
+    assert (scheduler.num_running, scheduler.num_waiting) == (2, 2)
+
+
+def test_nobody_is_encoded_for_slots_that_memory_lacks() -> None:
+    scheduler = scheduler_with(max_running_requests=4, max_admitted_requests=6)
+    requests = [enqueue(scheduler) for _ in range(8)]
+    assert scheduler.admit(0.0) == tuple(requests[:6])
+    scheduler.shrink(4)
+    for number, request in enumerate(requests[:4]):
+        scheduler.remove(request)
+        assert scheduler.admit(1.0) == (), number
+    scheduler.remove(requests[4])
+    assert scheduler.admit(1.0) == (requests[6],)
+
+
+def test_requests_that_wait_encoded_make_no_step_slower() -> None:
+    paces = []
+    for most in (2, 3):
+        scheduler = scheduler_with(max_running_requests=2, max_admitted_requests=most)
+        for _ in range(3):
+            enqueue(scheduler)
+        scheduler.admit(0.0)
+        for second in range(1, 4):
+            scheduler.stepped(float(second), row_steps=2)
+        paces.append(scheduler._pace.seconds_for_steps(1))
+    assert paces == [1.0, 1.0]
+
+
 def test_small_request_does_not_overtake_a_large_head_of_the_queue() -> None:
     scheduler = scheduler_with(max_cache_bytes=10)
     running = enqueue(scheduler, cost_bytes=6)

@@ -230,12 +230,25 @@ class _There:
         return self.tensor
 
 
-def test_more_requests_than_slots_of_a_pool_open_another() -> None:
+def test_more_requests_than_slots_wait_encoded_for_the_next_ones() -> None:
     runner = pooled_runner(LEAN, num_slots=3)
     warm_up(runner, LEAN)
-    requests = [request(number, max_length=4) for number in range(5)]
-    runner.admit(requests)
-    outputs = run(runner)
+    lengths = (4, 9, 9, 9, 4)
+    requests = [
+        request(number, max_length=length, eos_token_ids=(), num_beams=1 + number % 2)
+        for number, length in enumerate(lengths)
+    ]
+    runner.admit(requests[:4])
+    runner.admit(requests[4:])
+    outputs: dict[Request, Output] = {}
+    num_running = []
+    while len(outputs) < len(requests):
+        outputs.update(runner.step().finished)
+        running = {each for pool in runner.pools for each in pool.requests}
+        num_running.append(len(running))
+        # One that ends makes room for the next, in the order in which they came.
+        assert running <= set(requests[: 3 + len(outputs)])
+    assert max(num_running) == 3
     for each in requests:
         assert_same(outputs[each], generate_alone(LEAN.model, each.source_ids, each.parameters))
 
