@@ -1,7 +1,8 @@
 """The whole app over a model that writes its source backwards, on the real engine."""
 
 import threading
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -145,9 +146,15 @@ class FakeModel:
 class FakeModels:
     """What the service asks of all loaded checkpoints together."""
 
-    def __init__(self, runners: dict[str, GatedRunner], limits: EngineLimits, metrics: Metrics):
+    def __init__(
+        self,
+        runners: dict[str, GatedRunner],
+        limits: EngineLimits,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
         self.runners = runners
-        self.engine = Engine(runners, limits, observer=metrics)
+        self.engine = Engine(runners, limits, observer=metrics, clock=clock)
         pairs: dict[str, tuple[str, ...]] = {"en-de": ("en", "de"), "de-en": ("de", "en")}
         self.models = {name: FakeModel(name, self.engine, pairs.get(name, ())) for name in runners}
 
@@ -169,12 +176,18 @@ class FakeModels:
 class Backwards:
     """A running app, its client, and the parts that a test takes hold of."""
 
-    def __init__(self, settings: Settings = SETTINGS, **limits: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings = SETTINGS,
+        *,
+        engine_clock: Callable[[], float] = time.monotonic,
+        **limits: Any,
+    ) -> None:
         settings = settings.model_copy(update=limits)
         names = dict.fromkeys((*settings.translate_model, *settings.summarize_model))
         self.metrics = Metrics()
         self.runners = {name: GatedRunner() for name in names}
-        self.loaded = FakeModels(self.runners, engine_limits(settings), self.metrics)
+        self.loaded = FakeModels(self.runners, engine_limits(settings), self.metrics, engine_clock)
         routing = Routing(
             cast(ModelSet, self.loaded), settings.translate_model, settings.summarize_model
         )

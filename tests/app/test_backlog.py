@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -31,7 +32,7 @@ def num_waiting(app: Backwards) -> float:
     ids=str,
 )
 async def test_an_idle_server_answers_a_list_however_short_its_queue(
-    limits: dict[str, int],
+    limits: dict[str, Any],
 ) -> None:
     async with Backwards(SETTINGS, **limits).client() as client:
         response = await post(client, texts(64))

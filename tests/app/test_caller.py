@@ -1,6 +1,7 @@
 """Who calls: times, quotas, turns."""
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -60,6 +61,15 @@ async def test_the_smaller_of_header_and_field_bounds_a_call(
 
     assert (response.status_code, response.json()["type"]) == (504, "urn:tandem:deadline-exceeded")
     assert "0.05 seconds" in response.json()["detail"]
+
+
+async def test_a_call_whose_end_the_engine_sees_first_is_told_its_time_too() -> None:
+    app = Backwards(engine_clock=lambda: time.monotonic() + 3600)
+    async with app.client() as client:
+        response = await summarize(client, "abc", timeout_s=60)
+
+    assert (response.status_code, response.json()["type"]) == (504, "urn:tandem:deadline-exceeded")
+    assert "60 seconds" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("header", ["0", "-1", "nan", "inf", "soon", "1e999"])
