@@ -153,10 +153,10 @@ class Engine:
             return self._served[model].ledger.has(tuple(source_ids), parameters)
 
     @property
-    def work(self) -> float:
-        """What is in flight for all checkpoints, in rows for a step, as is expected."""
+    def load(self) -> float:
+        """See `Scheduler.load`; of all checkpoints."""
         with self._changed:
-            return sum(served.ledger.work for served in self._served.values())
+            return sum(served.ledger.load for served in self._served.values())
 
     def stats(self, model: str) -> EngineStats:
         """The load of one checkpoint."""

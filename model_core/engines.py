@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class Engines:
-    """Hands each request to the engine with the least work; called as one `Engine` is.
+    """Hands each request to the engine with the least load; called as one `Engine` is.
 
     A request that is identical to one in flight goes where that is. An engine that is being
     rebuilt, or whose worker is started again, gets nothing while there is another.
@@ -98,10 +98,10 @@ class Engines:
 def _first_with_room(engines: Sequence[Engine], ask: Callable[[Engine], _T]) -> _T:
     """What the least loaded engine says; where it refuses, those after it are asked too.
 
-    Queues are of requests, and loads are of rows: a queue may be full where the load is least.
+    Queues are of requests, and loads are of what they cost: a queue may be full where the load is least.
     """
     refusal: QueueFullError | EngineClosedError | None = None
-    for engine in sorted(engines, key=attrgetter("work")):
+    for engine in sorted(engines, key=attrgetter("load")):
         try:
             return ask(engine)
         except (QueueFullError, EngineClosedError) as error:

@@ -69,9 +69,9 @@ class Ledger:
         )
 
     @property
-    def work(self) -> float:
-        """See `Scheduler.work`."""
-        return self._scheduler.work
+    def load(self) -> float:
+        """See `Scheduler.load`."""
+        return self._scheduler.load
 
     @property
     def requests(self) -> tuple[Request, ...]:

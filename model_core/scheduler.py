@@ -8,6 +8,9 @@ from model_core.pace import ExpectedSteps, Pace, bounded_retry
 from model_core.request import Prospect, Request
 
 _PARTS = 4  # one part of the queue is kept for clients that have less than their share
+# What encoding a token costs beside a row of a step: in common shapes a layer of an encoder and the
+# projections of its outputs are half of a decoder's layer and its part of the output projection.
+_ROWS_OF_SOURCE_TOKEN = 0.5
 _SPREAD = 1.25  # times the expected time: a mean, which half of all requests exceed
 
 
@@ -59,6 +62,10 @@ class _Entry:
     work: float
 
 
+def _load_of(request: Request, entry: _Entry) -> float:
+    return entry.work + _ROWS_OF_SOURCE_TOKEN * request.source_len
+
+
 class Scheduler:
     """The waiting queue and the running set of one checkpoint.
 
@@ -73,7 +80,7 @@ class Scheduler:
         self._running: dict[Request, _Entry] = {}
         self._waiting_tokens = 0
         self._reserved_bytes = 0
-        self._work = 0.0
+        self._load = 0.0
         self._num_slots = limits.max_running_requests
         self._num_ends_since_shrunk = 0
         self._steps_since_admission = 0
@@ -107,9 +114,9 @@ class Scheduler:
         return self._reserved_bytes
 
     @property
-    def work(self) -> float:
-        """Rows that all requests are expected to send through the decoder, over all their steps."""
-        return self._work
+    def load(self) -> float:
+        """What all requests are expected to cost, in rows that go through the decoder."""
+        return self._load
 
     @property
     def is_idle(self) -> bool:
@@ -135,7 +142,7 @@ class Scheduler:
         if not self._waiting:
             self._pace.queue_began(now)
         self._waiting[request] = entry
-        self._work += entry.work
+        self._load += _load_of(request, entry)
         self._queue.add(request, entry.work)
         self._waiting_tokens += request.source_len
 
@@ -281,7 +288,7 @@ class Scheduler:
 
     def _start(self, request: Request, now: float) -> None:
         entry = self._leave_queue(request)
-        self._work += entry.work
+        self._load += _load_of(request, entry)
         if not self._running:
             self._pace.batch_began(now)
         self._running[request] = entry
@@ -298,7 +305,7 @@ class Scheduler:
 
     def _forget(self, entries: dict[Request, _Entry], request: Request) -> _Entry:
         entry = entries.pop(request)
-        self._work = 0.0 if self.is_idle else self._work - entry.work
+        self._load = 0.0 if self.is_idle else self._load - _load_of(request, entry)
         return entry
 
     @property

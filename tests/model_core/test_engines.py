@@ -63,6 +63,14 @@ def test_beams_count_as_the_rows_that_they_are() -> None:
     assert bench.loads == [1, 3]
 
 
+def test_long_sources_count_too() -> None:
+    bench = Bench()
+    bench.submit(*range(40))
+    for number in range(4):
+        bench.submit(2, number)
+    assert bench.loads == [1, 4]
+
+
 def test_an_engine_that_is_done_gets_the_next_request() -> None:
     bench = Bench()
     first = bench.submit(1, num_steps=9)
