@@ -268,8 +268,10 @@ _MANY = 32
 _STEPS_S = 3.0
 _LOAD_S = 2.0
 """Start of the load generator, and the last answers."""
+WARM_UP_S = 4.0
+"""For as long a server answers before it is measured, by the estimate of what a request takes."""
 START_S = 10.0
-"""Start of one process."""
+"""Start of one process, with that."""
 
 _SPEEDS = {
     "tandem": (90e9, 0.015, 2.0),

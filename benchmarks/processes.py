@@ -18,13 +18,14 @@ from app.native_libraries import KEPT_BYTES, NUM_HEAPS, SPIN_COUNT, WAIT_POLICY
 from benchmarks.checkpoints import checkpoint_folder
 from benchmarks.libraries import Knobs
 from benchmarks.load import TIMEOUT_S
+from benchmarks.plan import WARM_UP_S, request_seconds
 from benchmarks.systems import SYSTEMS, Mode
 from benchmarks.workloads import WORKLOADS, Item
 
 _POLL_S = 0.2
 _START_S = 300.0
-_WARM_UP = 6  # requests
 _WARM_UP_SEED = -1
+_MIN_WARM_UP, _MAX_WARM_UP = 6, 64
 
 
 class RefusedError(Exception):
@@ -123,7 +124,9 @@ def working(name: str, workload: str, knobs: Knobs) -> Iterator[Worker]:
 
 @contextmanager
 def serving(name: str, workload: str, knobs: Knobs) -> Iterator[Server]:
-    """A server that has answered a few requests, asleep, until the end of the block.
+    """A server that has been under load for some seconds, asleep, until the end of the block.
+
+    The first requests cost more, by what it takes the system to commit memory above all.
 
     Raises:
         RefusedError: The system does not take the workload, or ended before it was ready.
@@ -136,7 +139,9 @@ def serving(name: str, workload: str, knobs: Knobs) -> Iterator[Server]:
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
     command = system.command(folder, served.task, port)
-    warm_up = served.items(_WARM_UP, _WARM_UP_SEED)
+    num_warm_up = round(WARM_UP_S / request_seconds(workload, name, _MAX_WARM_UP))
+    num_warm_up = max(_MIN_WARM_UP, min(_MAX_WARM_UP, num_warm_up))
+    warm_up = served.items(num_warm_up, _WARM_UP_SEED)
     with _process(command, stdin=subprocess.DEVNULL, stdout=sys.stderr) as process:
         _wait_until_ready(process, address + system.ready_path)
         server = Server(process, f"{address}/{served.task}")

@@ -98,7 +98,7 @@ class Engines:
 def _first_with_room(engines: Sequence[Engine], ask: Callable[[Engine], _T]) -> _T:
     """What the least loaded engine says; where it refuses, those after it are asked too.
 
-    Queues are of requests, and loads are of what they cost: a queue may be full where the load is least.
+    Queues are of requests, and loads of what they cost: one may be full where the other is least.
     """
     refusal: QueueFullError | EngineClosedError | None = None
     for engine in sorted(engines, key=attrgetter("load")):
