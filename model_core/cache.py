@@ -1,11 +1,10 @@
-"""Keys and values of one group of slots: written once, never moved by beam search.
+"""Keys and values of one group of slots, which no choice of parents moves.
 
 Both caches are laid out slot after slot, so that the running slots of a group are a narrow
 view of them and attention over all of them is one batched product.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +12,10 @@ from torch import Tensor
 
 from model_core.key_values import KeyValues, KeyValuesPool
 
-BLOCK_LEN = 64
-"""Steps in one block of the self-attention cache."""
+STEPS_OF_GROWTH = 64
+"""Steps that the self-attention cache has room for at first, and by which it grows."""
+_MIN_STEPS_OF_ROOM = 4
+_MIN_ROOM = 16  # entries, to write before a collection
 
 
 class CrossAttentionCache:
@@ -63,10 +64,11 @@ class CrossAttentionCache:
     def resize(self, num_slots: int, *, num_used: int) -> None:
         """Change the number of slots; the first `num_used` stay as they are."""
         longest = max(self._source_lens[:num_used], default=0)
+        capacity = self._bias.shape[1]
         self._entries = self._pool.resized(
-            self._entries, num_slots, num_used=num_used, first=0, last=longest
+            self._entries, num_slots, capacity, num_used=num_used, first=0, last=longest
         )
-        bias = self._bias.new_full((num_slots, self._bias.shape[1]), -torch.inf)
+        bias = self._bias.new_full((num_slots, capacity), -torch.inf)
         bias[:num_used] = self._bias[:num_used]
         self._bias = bias
         self._source_lens = self._source_lens[:num_used] + [0] * (num_slots - num_used)
@@ -95,15 +97,15 @@ class SelfAttentionStep:
     """One step's view of a group's self-attention cache, the same for all layers.
 
     Attributes:
-        blocks: Keys and values, each `[num_layers, num_slots, num_heads, entries, head_dim]`.
-        written: Entries of this step, `[num_layers, num_slots, num_heads, num_beams, head_dim]`.
-        biases: Per block, additive mask (and position bias), `[num_slots * num_heads, num_beams,
-            entries]`: one for all layers, or one for each.
+        entries: Keys and values, each `[num_layers, num_slots, num_heads, entries, head_dim]`.
+        written: Those of this step, `[num_layers, num_slots, num_heads, num_beams, head_dim]`.
+        biases: Additive mask (and position bias), `[num_slots * num_heads, num_beams, entries]`:
+            one for all layers, or one for each.
     """
 
-    blocks: tuple[KeyValues, ...]
+    entries: KeyValues
     written: KeyValues
-    biases: tuple[tuple[Tensor, ...], ...]
+    biases: tuple[Tensor, ...]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Store this step's keys and values, each `[num_slots, num_beams, num_heads, head_dim]`."""
@@ -115,16 +117,16 @@ class SelfAttentionStep:
 class SelfAttentionCache:
     """Keys and values of the targets of one group, and the ancestry of its hypotheses.
 
-    All slots of a group write the same entries in a step, whatever the lengths of their targets:
-    what beam row `b` writes in step `t` of the group is entry `t * num_beams + b`, written once. A
-    slot looks back to the step in which its request joined. So a step stores its keys by one plain
-    copy.
+    All slots of a group write the same `num_beams` entries in a step, one for each beam row,
+    whatever the lengths of their targets. So a step stores its keys by one plain copy.
 
     Choosing parents changes `ancestry` only. It is kept as the additive mask that attention wants:
     0 where the hypothesis that now is row `b` wrote the entry, minus infinity elsewhere.
 
-    It grows by blocks of `BLOCK_LEN` steps; what is there is never copied. A block to which no slot
-    looks back any more becomes the next one.
+    What no hypothesis has in its past is garbage: most of what beams wrote before they last had
+    an ancestor in common, and all that requests wrote which have ended. Attention reads it all the
+    same. So it is collected once enough was written: entries in use move into the places of
+    garbage before them, and what lies behind is free. Where nearly all is in use the cache grows.
 
     Args:
         pool: Where its memory comes from.
@@ -135,64 +137,51 @@ class SelfAttentionCache:
     def __init__(self, pool: KeyValuesPool, num_slots: int, num_beams: int) -> None:
         layout = pool.layout
         self._pool = pool
-        self._num_slots = num_slots
         self._num_beams = num_beams
-        self._blocks: list[KeyValues] = []
+        self._growth = STEPS_OF_GROWTH * num_beams
+        self._entries = pool.take(num_slots, self._growth)
+        self._num_entries = 0
+        """Written since the cache was empty, or in use after a collection and written since."""
+        self._most_entries = self._most_after(0)
+        """Before a collection."""
         self._now = 0
-        """Steps since the first of the first block."""
-        self._starts = [0] * num_slots
-        self._ancestry = torch.empty(
-            (num_slots, num_beams, 0), dtype=layout.dtype, device=layout.device
+        self._ancestry = torch.full(
+            (num_slots, num_beams, self._growth),
+            -torch.inf,
+            dtype=layout.dtype,
+            device=layout.device,
+        )
+        self._written_at = torch.zeros(
+            (num_slots, self._growth), dtype=torch.long, device=layout.device
         )
         own = torch.full((num_beams, num_beams), -torch.inf, dtype=layout.dtype)
         self._own = own.fill_diagonal_(0).to(layout.device)
 
     def clear(self, slot: int) -> None:
         """Make a slot ready for a new request."""
-        self._starts[slot] = self._now
         self._ancestry[slot] = -torch.inf
 
     def erase(self, slot: int) -> None:
         """Leave nothing of a slot."""
-        for block, first, last in self._spans(self._starts[slot]):
-            block.erase(slot, first, last)
+        self._entries.erase(slot, 0, self._num_entries)
 
     def move(self, source: int, destination: int) -> None:
         """Copy one slot over another."""
         self._ancestry[destination] = self._ancestry[source]
-        self._starts[destination] = self._starts[source]
-        for block, first, last in self._spans(self._starts[source]):
-            block.move(source, destination, first, last)
+        self._written_at[destination] = self._written_at[source]
+        self._entries.move(source, destination, 0, self._num_entries)
 
     def resize(self, num_slots: int, *, num_used: int) -> None:
         """Change the number of slots; the first `num_used` stay as they are."""
-        oldest = min(self._starts[:num_used], default=self._now)
-        spans = list(self._spans(oldest))
-        for unwritten in self._blocks[len(spans) :]:
-            self._pool.give_back(unwritten)
-        self._blocks = [
-            self._pool.resized(block, num_slots, num_used=num_used, first=first, last=last)
-            for block, first, last in spans
-        ]
-        shape = (num_slots, self._num_beams, len(self._blocks) * BLOCK_LEN * self._num_beams)
-        ancestry = self._ancestry.new_full(shape, -torch.inf)
-        ancestry[:num_used] = self._ancestry[:num_used, :, : shape[2]]
-        self._ancestry = ancestry
-        self._starts = self._starts[:num_used] + [self._now] * (num_slots - num_used)
-        self._num_slots = num_slots
+        self._reallocate(num_slots, self._entries.keys.shape[3], num_used=num_used)
 
     def close(self) -> None:
         """Give the memory back."""
-        for block in self._blocks:
-            self._pool.give_back(block)
-        self._blocks = []
+        self._pool.give_back(self._entries)
 
     def choose_parents(self, parents: Tensor) -> None:
         """Let row `b` of slot `s` continue row `parents[s, b]`; [num_slots, num_beams]."""
-        num_slots = parents.shape[0]
-        last = self._now * self._num_beams
-        first = min(self._starts[:num_slots]) * self._num_beams
-        lineage = self._ancestry[:num_slots, :, first:last]
+        lineage = self._ancestry[: parents.shape[0], :, : self._num_entries]
         lineage.copy_(select_rows(lineage, parents))
 
     def step(
@@ -204,65 +193,84 @@ class SelfAttentionCache:
             num_slots: Slots in use.
             position_biases: Relative-position biases of the decoder; see `Decoder`.
         """
-        self._forget(min(self._starts[:num_slots]))
-        if self._now == len(self._blocks) * BLOCK_LEN:
-            self._grow()
-        oldest, num_beams = min(self._starts[:num_slots]), self._num_beams
-        entry = self._now * num_beams
-        self._ancestry[:num_slots, :, entry : entry + num_beams] = self._own
+        first, last = self._num_entries, self._num_entries + self._num_beams
+        if last > self._most_entries:
+            self._collect(num_slots)
+            first, last = self._num_entries, self._num_entries + self._num_beams
+        self._ancestry[:num_slots, :, first:last] = self._own
+        self._written_at[:num_slots, first:last] = self._now
+        self._num_entries = last
+        biases = self._layer_biases(num_slots, position_biases)
         self._now += 1
-
-        blocks, biases = [], []
-        for index, (block, first, last) in enumerate(self._spans(oldest)):
-            blocks.append(block.narrow(num_slots, first, last))
-            offset = index * BLOCK_LEN * num_beams
-            visible = self._ancestry[:num_slots, None, :, offset + first : offset + last]
-            biases.append(self._layer_biases(visible, offset + first, position_biases))
-        written = block.narrow(num_slots, last - num_beams, last)
-        return SelfAttentionStep(tuple(blocks), written, tuple(biases))
-
-    def _spans(self, start: int) -> Iterator[tuple[KeyValues, int, int]]:
-        """Blocks that were written to, and in each where what came from step `start` on lies."""
-        for index in range(math.ceil(self._now / BLOCK_LEN)):
-            last = min(self._now - index * BLOCK_LEN, BLOCK_LEN)
-            first = min(max(start - index * BLOCK_LEN, 0), last)
-            yield self._blocks[index], first * self._num_beams, last * self._num_beams
-
-    def _layer_biases(
-        self, visible: Tensor, first: int, position_biases: Sequence["PositionBias"]
-    ) -> tuple[Tensor, ...]:
-        """The mask of some entries, from entry `first` on, with the position bias of each layer."""
-        if not position_biases:
-            return (_of_heads(visible, self._pool.layout.num_heads),)
-        steps = torch.arange(first, first + visible.shape[3], device=visible.device)
-        distances = self._now - 1 - steps // self._num_beams
-        num_heads = self._pool.layout.num_heads
-        return tuple(
-            _of_heads(visible + relative(distances), num_heads) for relative in position_biases
+        return SelfAttentionStep(
+            self._entries.narrow(num_slots, 0, last),
+            self._entries.narrow(num_slots, first, last),
+            biases,
         )
 
-    def _forget(self, oldest: int) -> None:
-        """Put blocks to which nobody looks back behind the others, to be written again."""
-        num_blocks = oldest // BLOCK_LEN
-        if num_blocks == 0:
-            return
-        self._blocks = self._blocks[num_blocks:] + self._blocks[:num_blocks]
-        shift = num_blocks * BLOCK_LEN
-        self._now -= shift
-        self._starts = [max(start - shift, 0) for start in self._starts]
-        self._ancestry = self._ancestry.roll(-shift * self._num_beams, dims=2)
-        self._ancestry[:, :, self._now * self._num_beams :] = -torch.inf
+    def _layer_biases(
+        self, num_slots: int, position_biases: Sequence["PositionBias"]
+    ) -> tuple[Tensor, ...]:
+        """The mask of what was written, with the position bias of each layer."""
+        visible = self._ancestry[:num_slots, None, :, : self._num_entries]
+        num_heads = self._pool.layout.num_heads
+        if not position_biases:
+            return (_of_heads(visible, num_heads),)
+        distances = self._now - self._written_at[:num_slots, : self._num_entries]
+        return tuple(
+            _of_heads(visible + relative(distances).transpose(0, 1)[:, :, None], num_heads)
+            for relative in position_biases
+        )
 
-    def _grow(self) -> None:
-        num_entries = BLOCK_LEN * self._num_beams
-        self._blocks.append(self._pool.take(self._num_slots, num_entries))
-        shape = (self._num_slots, self._num_beams, num_entries)
-        unwritten = self._ancestry.new_full(shape, -torch.inf)
-        self._ancestry = torch.cat((self._ancestry, unwritten), dim=2)
+    def _most_after(self, num_entries: int) -> int:
+        """Entries before the next collection, where so many are in use.
+
+        Few, so that attention reads little garbage; more where more is in use, since to look for
+        garbage, and to grow, takes as long as there are entries.
+        """
+        room = max(_MIN_STEPS_OF_ROOM * self._num_beams, _MIN_ROOM, num_entries // 4)
+        return num_entries + min(room, self._growth)
+
+    def _collect(self, num_slots: int) -> None:
+        """Free what no hypothesis of the first `num_slots` slots has in its past."""
+        lineage = self._ancestry[:num_slots, :, : self._num_entries]
+        in_use = (lineage == 0).any(1)
+        most = int(in_use.sum(1).max())
+        behind, free = in_use[:, most:], ~in_use[:, :most]
+        # As many places, from the first, as the slot has entries behind them.
+        free &= free.cumsum(1) <= behind.sum(1, keepdim=True)
+        slots, sources = behind.nonzero().unbind(1)
+        if len(slots):
+            destinations = free.nonzero()[:, 1]
+            self._move_entries(slots, sources + most, destinations)
+        lineage[:, :, most:] = -torch.inf
+        self._num_entries = most
+        self._most_entries = self._most_after(most)
+        num_slots, capacity = self._written_at.shape
+        if self._most_entries > capacity:
+            self._reallocate(num_slots, capacity + self._growth, num_used=num_slots)
+
+    def _move_entries(self, slots: Tensor, sources: Tensor, destinations: Tensor) -> None:
+        """Copy entries within their slots; all [num_entries]."""
+        self._ancestry[slots, :, destinations] = self._ancestry[slots, :, sources]
+        self._written_at[slots, destinations] = self._written_at[slots, sources]
+        self._entries.move_entries(slots, sources, destinations)
+
+    def _reallocate(self, num_slots: int, capacity: int, *, num_used: int) -> None:
+        self._entries = self._pool.resized(
+            self._entries, num_slots, capacity, num_used=num_used, first=0, last=self._num_entries
+        )
+        written = slice(self._num_entries)
+        shape = (num_slots, self._num_beams, capacity)
+        ancestry = self._ancestry.new_full(shape, -torch.inf)
+        ancestry[:num_used, :, written] = self._ancestry[:num_used, :, written]
+        written_at = self._written_at.new_zeros((num_slots, capacity))
+        written_at[:num_used, written] = self._written_at[:num_used, written]
+        self._ancestry, self._written_at = ancestry, written_at
 
 
 class PositionBias:
-    """Relative-position bias of T5 by distance: the same for all slots, which step together.
+    """Relative-position bias of T5, by distance.
 
     Args:
         by_distance: [num_heads, num_distances]; farther distances share the last one.
@@ -272,8 +280,8 @@ class PositionBias:
         self.by_distance = by_distance.contiguous()
 
     def __call__(self, distances: Tensor) -> Tensor:
-        """Bias of entries written so many steps ago, [entries]: [num_heads, 1, entries]."""
-        return self.by_distance[:, distances.clamp(0, self.by_distance.shape[1] - 1)][:, None]
+        """Bias of entries written so many steps ago, of any shape: [num_heads, *shape]."""
+        return self.by_distance[:, distances.clamp(0, self.by_distance.shape[1] - 1)]
 
 
 def _of_heads(bias: Tensor, num_heads: int) -> Tensor:

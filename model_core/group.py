@@ -135,12 +135,12 @@ class Group:
         """See `AttentionContext`."""
         self._targets.write(layer, self._by_slot(key), self._by_slot(value))
         targets = self._targets
-        return attend(self._by_slot(query), targets.blocks, targets.biases, layer)
+        return attend(self._by_slot(query), targets.entries, targets.biases, layer)
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         """See `AttentionContext`."""
         entries, bias = self._sources
-        return attend(self._by_slot(query), (entries,), ((bias,),), layer)
+        return attend(self._by_slot(query), entries, (bias,), layer)
 
     def choose(self, logits: Tensor) -> Chosen:
         """Let the search choose from the logits of this step, [num_rows, vocab].

@@ -82,6 +82,19 @@ class KeyValues:
         for tensor in (self.keys, self.values):
             tensor[:, destination, :, first:last] = tensor[:, source, :, first:last]
 
+    def move_entries(self, slots: Tensor, sources: Tensor, destinations: Tensor) -> None:
+        """Copy entries over others of the same slots; all [num_entries]."""
+        num_layers, num_slots, num_heads, length, head_dim = self.keys.shape
+        layers = torch.arange(num_layers, device=slots.device)[:, None, None]
+        heads = torch.arange(num_heads, device=slots.device)
+        firsts = ((layers * num_slots + slots[:, None]) * num_heads + heads) * length
+        read, written = (
+            (firsts + positions[:, None]).flatten() for positions in (sources, destinations)
+        )
+        for tensor in (self.keys, self.values):
+            rows = tensor.view(-1, head_dim)
+            rows.index_copy_(0, written, rows.index_select(0, read))
+
 
 class KeyValuesPool:
     """Hands out keys and values, and takes them back to hand them out again.
@@ -131,13 +144,13 @@ class KeyValuesPool:
         self._free.move_to_end(entries.num_entries)
 
     def resized(
-        self, old: KeyValues, num_slots: int, *, num_used: int, first: int, last: int
+        self, old: KeyValues, num_slots: int, length: int, *, num_used: int, first: int, last: int
     ) -> KeyValues:
-        """The same for another number of slots, in place of `old`.
+        """The same for another number of slots, or of entries in each, in place of `old`.
 
         Entries `first` to `last` of the first `num_used` slots are copied.
         """
-        new = self.take(num_slots, old.keys.shape[3])
+        new = self.take(num_slots, length)
         for tensor, before in ((new.keys, old.keys), (new.values, old.values)):
             tensor[:, :num_used, :, first:last] = before[:, :num_used, :, first:last]
         self.give_back(old)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from model_core.cache import BLOCK_LEN
+from model_core.cache import STEPS_OF_GROWTH
 from model_core.decoder import Decoder
 from model_core.encoder import Encoder
 from model_core.generation import GenerationParameters
@@ -122,7 +122,7 @@ class GroupSteps:
             KeyValuesPool(decoder.cache_layout),
             search,
             max_slots=NUM_SOURCES,
-            capacity=Capacity.of(LONGEST_SOURCE, BLOCK_LEN),
+            capacity=Capacity.of(LONGEST_SOURCE, STEPS_OF_GROWTH),
             position_biases=decoder.position_biases,
         )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model_core.cache import BLOCK_LEN
+from model_core.cache import STEPS_OF_GROWTH
 from model_core.key_values import CacheLayout
 from model_core.request import Request
 
@@ -18,12 +18,12 @@ class Capacity:
     """Tokens that a slot has room for. Requests of one capacity share a group.
 
     Lengths go up to the next power of two, so that few groups serve many requests and none holds
-    more than twice what it asked for. A group whose targets were of any length would hold the
-    blocks of its longest one for all of them, of which their reservations know nothing.
+    more than twice what it asked for. A group whose targets were of any length would hold as much
+    for each as for its longest one, of which their reservations know nothing.
 
     Attributes:
         source: Of sources.
-        target: Of targets, the decoder start token included; whole blocks.
+        target: Of targets, the decoder start token included.
     """
 
     source: int
@@ -34,7 +34,7 @@ class Capacity:
         """The least that holds a request."""
         return cls(
             max(_SHORTEST_SOURCE, power_of_two(source_len)),
-            max(BLOCK_LEN, power_of_two(max_length)),
+            max(STEPS_OF_GROWTH, power_of_two(max_length)),
         )
 
 
@@ -64,8 +64,8 @@ class SlotCost:
             num_hypotheses: Hypotheses decoded side by side.
         """
         capacity = Capacity.of(source_len, max_length)
-        # A target may begin in the middle of a block.
-        entries = capacity.source + (capacity.target + BLOCK_LEN) * num_hypotheses
+        # What was written since garbage was collected is at most what the cache grows by.
+        entries = capacity.source + (capacity.target + STEPS_OF_GROWTH) * num_hypotheses
         logits_bytes = num_hypotheses * self.vocab_size * torch.float32.itemsize
         return entries * self.layout.bytes_per_token + _LOGITS_COPIES * logits_bytes
 

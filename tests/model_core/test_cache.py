@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model_core.attention import attend
 from model_core.cache import (
-    BLOCK_LEN,
+    STEPS_OF_GROWTH,
     CrossAttentionCache,
     PositionBias,
     SelfAttentionCache,
@@ -25,7 +25,7 @@ def self_cache(num_slots: int, num_beams: int) -> SelfAttentionCache:
 
 
 def context_of(query: Tensor, view: SelfAttentionStep) -> Tensor:
-    return attend(query, view.blocks, view.biases, 1).view(*query.shape[:2], -1)
+    return attend(query, view.entries, view.biases, 1).view(*query.shape[:2], -1)
 
 
 class Lineages:
@@ -46,18 +46,22 @@ class Lineages:
             self.keys[slot] = [list(beams[parent]) for parent in parents[slot].tolist()]
 
 
-def plain_attention(query: Tensor, seen: list[Tensor]) -> Tensor:
-    """Keys double as values; query [num_heads, head_dim]."""
+def plain_attention(query: Tensor, seen: list[Tensor], by_distance: Tensor) -> Tensor:
+    """Keys double as values; query [num_heads, head_dim], bias [num_heads, num_distances]."""
     keys = torch.stack(seen, dim=1)
-    weights = torch.softmax((query[:, None] * keys).sum(-1), dim=-1)
+    distances = torch.arange(len(seen)).flip(0).clamp(max=by_distance.shape[1] - 1)
+    logits = (query[:, None] * keys).sum(-1) + by_distance[:, distances]
+    weights = torch.softmax(logits, dim=-1)
     return (weights[..., None] * keys).sum(1).flatten()
 
 
 class JoinAndLeave:
     """A cache whose slots come and go as in a group, beside what each hypothesis has seen."""
 
-    def __init__(self, num_beams: int, max_slots: int) -> None:
+    def __init__(self, num_beams: int, max_slots: int, *, has_bias: bool = False) -> None:
         self.num_beams = num_beams
+        self.by_distance = torch.randn(LAYOUT.num_heads, 7) * has_bias
+        self.biases = [PositionBias(self.by_distance)] * has_bias
         self.num_slots = 1
         self.max_slots = max_slots
         self.cache = self_cache(1, num_beams)
@@ -86,13 +90,14 @@ class JoinAndLeave:
         """One step, whose attention is that over each hypothesis' own lineage."""
         shape = (self.num_used, self.num_beams, LAYOUT.num_heads, LAYOUT.head_dim)
         keys, query = torch.randn(shape), torch.randn(shape)
-        view = self.cache.step(self.num_used)
+        view = self.cache.step(self.num_used, self.biases)
         view.write(1, keys, keys)
         self.lineages.append(keys)
         context = context_of(query, view)
         for slot in range(self.num_used):
             for beam in range(self.num_beams):
-                expected = plain_attention(query[slot, beam], self.lineages.keys[slot][beam])
+                seen = self.lineages.keys[slot][beam]
+                expected = plain_attention(query[slot, beam], seen, self.by_distance)
                 torch.testing.assert_close(context[slot, beam], expected, rtol=1e-5, atol=1e-5)
         parents = torch.randint(self.num_beams, shape[:2])
         self.cache.choose_parents(parents)
@@ -106,14 +111,15 @@ class JoinAndLeave:
 @settings(max_examples=25, deadline=None)
 @given(
     num_beams=st.integers(1, 4),
-    events=st.lists(st.sampled_from(["join", "leave", "step", "step", "step"]), max_size=25),
+    events=st.lists(st.sampled_from(["join", "leave", *["step"] * 8]), max_size=100),
+    has_bias=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_beams_attend_to_exactly_what_their_lineage_wrote(
-    num_beams: int, events: list[str], seed: int
+    num_beams: int, events: list[str], has_bias: bool, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    group = JoinAndLeave(num_beams, max_slots=8)
+    group = JoinAndLeave(num_beams, max_slots=8, has_bias=has_bias)
     for event in events:
         if event == "join" and group.num_used < group.max_slots:
             group.join()
@@ -126,7 +132,7 @@ def test_beams_attend_to_exactly_what_their_lineage_wrote(
 def test_slots_that_come_and_go_for_long_see_only_their_own_steps() -> None:
     torch.manual_seed(1)
     group = JoinAndLeave(2, max_slots=4)
-    for number in range(3 * BLOCK_LEN):
+    for number in range(200):
         if number % 20 == 0:
             if group.num_used == group.max_slots:
                 group.leave(0)
@@ -139,35 +145,53 @@ def test_choosing_parents_moves_no_key() -> None:
     view = cache.step(1)
     keys = torch.randn(1, 3, LAYOUT.num_heads, LAYOUT.head_dim)
     view.write(0, keys, keys)
-    before = view.blocks[0].keys.clone()
+    before = view.entries.keys.clone()
     cache.choose_parents(torch.tensor([[2, 2, 0]]))
-    assert torch.equal(cache.step(1).blocks[0].keys[..., :3, :], before)
+    assert torch.equal(cache.step(1).entries.keys[..., :3, :], before)
 
 
-def memory_of(keys: Tensor) -> int:
-    return keys.untyped_storage().data_ptr()
+def num_entries(view: SelfAttentionStep) -> int:
+    return view.entries.keys.shape[3]
 
 
-def test_growing_leaves_earlier_blocks_where_they_are() -> None:
-    cache = self_cache(1, 1)
-    first = memory_of(cache.step(1).blocks[0].keys)
-    for _ in range(BLOCK_LEN):
+def memory_of(view: SelfAttentionStep) -> int:
+    return view.entries.keys.untyped_storage().data_ptr()
+
+
+def test_what_no_hypothesis_descends_from_is_not_read_for_long() -> None:
+    num_slots, num_beams, num_steps = 3, 4, STEPS_OF_GROWTH - 1
+    cache = self_cache(num_slots, num_beams)
+    for slot in range(num_slots):
+        cache.clear(slot)
+    first = memory_of(cache.step(num_slots))
+    for _ in range(num_steps):
+        cache.choose_parents(torch.full((num_slots, num_beams), 2))
+        view = cache.step(num_slots)
+    assert num_entries(view) < 2 * num_steps  # num_beams times as many were written
+    assert (torch.isfinite(view.biases[0]).sum(-1) == num_steps + 1).all()
+    assert memory_of(view) == first
+
+
+def test_a_cache_grows_by_no_more_than_is_reserved_where_no_beam_ever_ends() -> None:
+    num_beams, num_steps = 4, 2 * STEPS_OF_GROWTH
+    cache = self_cache(1, num_beams)
+    cache.clear(0)
+    for number in range(num_steps):
         view = cache.step(1)
-    assert len(view.blocks) == 2
-    assert memory_of(view.blocks[0].keys) == first
+        assert num_entries(view) == (number + 1) * num_beams
+    capacity = view.entries.keys.untyped_storage().nbytes() // (LAYOUT.bytes_per_token // 2)
+    assert num_steps * num_beams <= capacity <= (num_steps + STEPS_OF_GROWTH) * num_beams
 
 
-def test_a_block_to_which_nobody_looks_back_is_written_again() -> None:
+def test_a_cache_whose_requests_come_and_go_stays_in_its_memory() -> None:
     cache = self_cache(1, 1)
-    written = []
-    for number in range(6 * BLOCK_LEN):
+    views = []
+    for number in range(6 * STEPS_OF_GROWTH):
         if number % 10 == 0:
             cache.clear(0)
-        view = cache.step(1)
-        assert len(view.blocks) <= 2
-        written.append(memory_of(view.written.keys))
-    assert len(set(written)) == 2
-    assert written[0] == written[2 * BLOCK_LEN] == written[4 * BLOCK_LEN]
+        views.append(cache.step(1))
+    assert len(set(map(memory_of, views))) == 1
+    assert max(map(num_entries, views)) < STEPS_OF_GROWTH
 
 
 def test_a_slot_is_clear_of_what_its_last_request_wrote() -> None:
@@ -178,8 +202,8 @@ def test_a_slot_is_clear_of_what_its_last_request_wrote() -> None:
     view = cache.step(1)
     cache.choose_parents(torch.tensor([[0]]))
     later = cache.step(1)
-    assert torch.isfinite(view.biases[0][0]).sum(-1).tolist() == [[1], [1]]
-    assert torch.isfinite(later.biases[0][0]).sum(-1).tolist() == [[2], [2]]
+    assert torch.isfinite(view.biases[0]).sum(-1).tolist() == [[1], [1]]
+    assert torch.isfinite(later.biases[0]).sum(-1).tolist() == [[2], [2]]
 
 
 def test_each_layer_may_have_a_position_bias_of_its_own() -> None:
@@ -187,7 +211,7 @@ def test_each_layer_may_have_a_position_bias_of_its_own() -> None:
     tables = [torch.randn(LAYOUT.num_heads, 3) for _ in range(LAYOUT.num_layers)]
     cache.step(1)
     view = cache.step(1, [PositionBias(table) for table in tables])
-    for bias, table in zip(view.biases[0], tables, strict=True):
+    for bias, table in zip(view.biases, tables, strict=True):
         assert torch.equal(bias[:, 0], table[:, :2].flip(-1))
 
 
