@@ -52,11 +52,11 @@ class CrossAttentionCache:
 
     def erase(self, slot: int) -> None:
         """Leave nothing of a slot."""
-        self._entries.erase(slot, 0, self._source_lens[slot])
+        self._entries.erase(slot, self._source_lens[slot])
 
     def move(self, source: int, destination: int) -> None:
         """Copy one slot over another."""
-        self._entries.move(source, destination, 0, self._source_lens[source])
+        self._entries.move(source, destination, self._source_lens[source])
         self._bias[destination] = self._bias[source]
         self._source_lens[destination] = self._source_lens[source]
         self._view = None
@@ -66,7 +66,7 @@ class CrossAttentionCache:
         longest = max(self._source_lens[:num_used], default=0)
         capacity = self._bias.shape[1]
         self._entries = self._pool.resized(
-            self._entries, num_slots, capacity, num_used=num_used, first=0, last=longest
+            self._entries, num_slots, capacity, num_used=num_used, used_len=longest
         )
         bias = self._bias.new_full((num_slots, capacity), -torch.inf)
         bias[:num_used] = self._bias[:num_used]
@@ -163,13 +163,13 @@ class SelfAttentionCache:
 
     def erase(self, slot: int) -> None:
         """Leave nothing of a slot."""
-        self._entries.erase(slot, 0, self._num_entries)
+        self._entries.erase(slot, self._num_entries)
 
     def move(self, source: int, destination: int) -> None:
         """Copy one slot over another."""
         self._ancestry[destination] = self._ancestry[source]
         self._written_at[destination] = self._written_at[source]
-        self._entries.move(source, destination, 0, self._num_entries)
+        self._entries.move(source, destination, self._num_entries)
 
     def resize(self, num_slots: int, *, num_used: int) -> None:
         """Change the number of slots; the first `num_used` stay as they are."""
@@ -193,10 +193,9 @@ class SelfAttentionCache:
             num_slots: Slots in use.
             position_biases: Relative-position biases of the decoder; see `Decoder`.
         """
-        first, last = self._num_entries, self._num_entries + self._num_beams
-        if last > self._most_entries:
+        if self._num_entries + self._num_beams > self._most_entries:
             self._collect(num_slots)
-            first, last = self._num_entries, self._num_entries + self._num_beams
+        first, last = self._num_entries, self._num_entries + self._num_beams
         self._ancestry[:num_slots, :, first:last] = self._own
         self._written_at[:num_slots, first:last] = self._now
         self._num_entries = last
@@ -258,7 +257,7 @@ class SelfAttentionCache:
 
     def _reallocate(self, num_slots: int, capacity: int, *, num_used: int) -> None:
         self._entries = self._pool.resized(
-            self._entries, num_slots, capacity, num_used=num_used, first=0, last=self._num_entries
+            self._entries, num_slots, capacity, num_used=num_used, used_len=self._num_entries
         )
         written = slice(self._num_entries)
         shape = (num_slots, self._num_beams, capacity)

@@ -72,15 +72,15 @@ class KeyValues:
             self.keys[:, :num_slots, :, first:last], self.values[:, :num_slots, :, first:last]
         )
 
-    def erase(self, slot: int, first: int, last: int) -> None:
-        """Zero entries: masked ones take part in products, and 0 times NaN is NaN."""
-        self.keys[:, slot, :, first:last] = 0
-        self.values[:, slot, :, first:last] = 0
+    def erase(self, slot: int, length: int) -> None:
+        """Zero the first entries: masked ones take part in products, and 0 times NaN is NaN."""
+        self.keys[:, slot, :, :length] = 0
+        self.values[:, slot, :, :length] = 0
 
-    def move(self, source: int, destination: int, first: int, last: int) -> None:
-        """Copy entries `first` to `last` of one slot over those of another."""
+    def move(self, source: int, destination: int, length: int) -> None:
+        """Copy the first entries of one slot over those of another."""
         for tensor in (self.keys, self.values):
-            tensor[:, destination, :, first:last] = tensor[:, source, :, first:last]
+            tensor[:, destination, :, :length] = tensor[:, source, :, :length]
 
     def move_entries(self, slots: Tensor, sources: Tensor, destinations: Tensor) -> None:
         """Copy entries over others of the same slots; all [num_entries]."""
@@ -144,15 +144,15 @@ class KeyValuesPool:
         self._free.move_to_end(entries.num_entries)
 
     def resized(
-        self, old: KeyValues, num_slots: int, length: int, *, num_used: int, first: int, last: int
+        self, old: KeyValues, num_slots: int, length: int, *, num_used: int, used_len: int
     ) -> KeyValues:
         """The same for another number of slots, or of entries in each, in place of `old`.
 
-        Entries `first` to `last` of the first `num_used` slots are copied.
+        The first `used_len` entries of the first `num_used` slots are copied.
         """
         new = self.take(num_slots, length)
         for tensor, before in ((new.keys, old.keys), (new.values, old.values)):
-            tensor[:, :num_used, :, first:last] = before[:, :num_used, :, first:last]
+            tensor[:, :num_used, :, :used_len] = before[:, :num_used, :, :used_len]
         self.give_back(old)
         return new
 
